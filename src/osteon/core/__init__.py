@@ -1,0 +1,1 @@
+"""Errors, cards, registry, options, run folder and provenance. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Loss functions that several methods share, as pure functions on tensors."""

@@ -1,0 +1,146 @@
+"""Batch normalisation that sees the whole global batch and, if asked, only visible positions.
+
+Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 1. Statistics over visible positions only: Tian et al. 2023 (SparK),
+arXiv:2301.03580, section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from osteon.core.errors import UsageError
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum of a tensor over all ranks. What every rank's loss owes to the sum flows back to every rank."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def distributed() -> bool:
+    """Whether more than one process trains together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Differentiable sum of ``x`` (any shape, the same on every rank) over all ranks; the identity on one process."""
+    return _SumOverRanks.apply(x) if distributed() else x
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation whose training statistics cover all ranks, on any device.
+
+    The feature axis is the last one of (B, C) and (B, N, C) inputs and the second of (B, C, H, W) inputs. On one
+    process it is PyTorch's own batch norm. Parameter and buffer names are PyTorch's, so weights interchange.
+
+    Args:
+        channels: number of features C.
+        eps: added to the variance.
+        momentum: weight of the new statistics in the running ones.
+        affine: learn a scale per feature.
+        shift: learn an offset per feature; None means the same as ``affine``.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True,
+                 shift: bool | None = None) -> None:
+        super().__init__()
+        self.channels, self.eps, self.momentum = channels, eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if (affine if shift is None else shift) else None
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+
+    def forward(self, x: Tensor, where: Tensor | None = None) -> Tensor:
+        """Normalise per feature; the output has the shape of ``x``.
+
+        Args:
+            x: (B, C), (B, N, C) or (B, C, H, W).
+            where: bool, True = visible: (B,), (B, N) or (B, H, W) respectively. Hidden positions count in no statistic
+                and come out as zero.
+        """
+        axis = 1 if x.dim() == 4 else x.dim() - 1
+        if x.dim() not in (2, 3, 4) or x.shape[axis] != self.channels:
+            raise UsageError(f"BatchNorm over {self.channels} features got a tensor of shape {tuple(x.shape)}.",
+                             fix="Expected (B, C), (B, N, C) or (B, C, H, W).")
+        if where is None:
+            if x.dim() != 3:
+                return self._normalise(x)
+            return self._normalise(x.reshape(-1, self.channels)).reshape(x.shape)
+        return self._visible(x, where)
+
+    def extra_repr(self) -> str:
+        """Settings shown by ``print``."""
+        return f"{self.channels}, eps={self.eps}, scale={self.weight is not None}, shift={self.bias is not None}"
+
+    def _visible(self, x: Tensor, where: Tensor) -> Tensor:
+        """Normalise the rows of visible positions alone and put zeros elsewhere."""
+        last = x.movedim(1, -1) if x.dim() == 4 else x
+        if where.shape != last.shape[:-1] or where.dtype != torch.bool:
+            raise UsageError(f"where must be a bool tensor of shape {tuple(last.shape[:-1])}.",
+                             where=f"{where.dtype} {tuple(where.shape)}")
+        index = where.reshape(-1).nonzero()[:, 0]
+        flat = last.reshape(-1, self.channels)
+        rows = self._normalise(flat.index_select(0, index))
+        out = rows.new_zeros(flat.shape).index_copy(0, index, rows).reshape(last.shape)
+        return out.movedim(-1, 1) if x.dim() == 4 else out
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        """(R, C) or (B, C, H, W) with every position visible."""
+        if self.training:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+            if distributed():
+                return self._over_ranks(x)
+            if x.numel() <= self.channels:
+                self._refuse(x.numel() // self.channels)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training,
+                            self.momentum, self.eps)
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        """Training-mode normalisation with the statistics of the global batch (two passes, in float32 or wider)."""
+        axes = (0, 2, 3) if x.dim() == 4 else (0,)
+        shape = (1, -1, 1, 1) if x.dim() == 4 else (1, -1)
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x if x.dtype == torch.float64 else x.float()
+            seen = x.numel() // self.channels
+            sums = sum_over_ranks(torch.cat([wide.sum(axes), wide.new_full((1,), seen)]))
+            count = sums[-1].detach()
+            if seen <= 1 and count <= 1:  # the same on every rank, so that all of them stop here
+                self._refuse(int(count))
+            mean = sums[:-1] / count
+            centred = wide - mean.view(shape)
+            var = sum_over_ranks(centred.square().sum(axes)) / count
+            out = centred * torch.rsqrt(var + self.eps).view(shape)
+            if self.weight is not None:
+                out = out * self.weight.view(shape)
+            if self.bias is not None:
+                out = out + self.bias.view(shape)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
+            unbiased = var.detach() * (count / (count - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return out.to(x.dtype)
+
+    def _refuse(self, count: int) -> None:
+        raise UsageError(f"Batch normalisation needs at least two values per feature to train; it got {count}.",
+                         fix="Use a larger batch, larger images, or fewer hidden positions.")

@@ -1,0 +1,66 @@
+"""What every pre-training objective is: encode each sample, then score the whole batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
+
+if TYPE_CHECKING:
+    from osteon.backbones import Backbone
+
+
+class Objective(nn.Module, ABC):
+    """A pre-training objective: plain PyTorch, usable in osteon's loop, in Lightning or in anybody's ``for`` loop.
+
+    Args:
+        backbone: the network that is trained and exported.
+        data: what the data look like.
+
+    Attributes:
+        recipe: defaults of optimiser and schedule (keys of :class:`osteon.train.settings.TrainSettings`).
+        additive: the score is a plain mean over samples, so accumulated micro-batches need no second forward.
+    """
+
+    recipe: ClassVar[dict[str, Any]] = {}
+    additive: ClassVar[bool] = False
+
+    def __init__(self, backbone: Backbone, data: DataSpec) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.data = data
+        self.notes: list[str] = []
+
+    @abstractmethod
+    def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Run the networks on the local samples.
+
+        Returns:
+            Tensors with the local batch as first dimension; ``"features"`` (B, D) is detached and read by monitors.
+        """
+
+    @abstractmethod
+    def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
+        """Loss of the whole global batch from its gathered encodings."""
+
+    def forward(self, batch: Batch, step: Step) -> Loss:
+        """Loss of a batch that is the whole global batch (one process)."""
+        return self.score(self.encode(batch, Draws.of(batch, step)), step)
+
+    def after_step(self, step: Step) -> None:  # noqa: B027  (a hook: most objectives keep no such state)
+        """Update state that gradient does not train (companions, queues, centres), once an optimiser step."""
+
+    def exported(self) -> Backbone:
+        """The network the run leaves; the student unless the paper evaluates its teacher."""
+        return self.backbone
+
+    def companions(self) -> list[nn.Module]:
+        """Modules that must never receive gradient."""
+        return []
+
+    def reconstruct(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Input, corrupted input and output (B, C, H, W, normalised values) for the report; None if not applicable."""
+        return None
