@@ -1,0 +1,103 @@
+"""Image folders: flat, a subfolder a class, or train/test folders of either."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from osteon.core.errors import DataError
+from osteon.data.listing import Listing, Skipped, digest, unique_ids
+from osteon.modalities.image import SUFFIXES
+
+#: Folder and file names that mean a part of the data and not a class.
+SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
+
+
+@dataclass
+class Walk:
+    """Files under a folder, in sorted order: (relative parts, size in bytes, modification time in ns)."""
+
+    root: Path
+    files: list[tuple[tuple[str, ...], int, int]] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    skipped: list[Skipped] = field(default_factory=list)
+    repeated: int = 0
+
+
+def walk(root: Path, suffixes: frozenset[str]) -> Walk:
+    """Every file with one of ``suffixes``; links are followed, but no folder is entered twice; hidden names ignored."""
+    found = Walk(root)
+    seen: set[tuple[int, int]] = set()
+    stack: list[tuple[str, ...]] = [()]
+    while stack:
+        parts = stack.pop()
+        folder = root.joinpath(*parts)
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                found.repeated += 1
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as scan:
+                entries = sorted((e for e in scan if not e.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            found.skipped.append(Skipped(show(parts) + "/", f"folder cannot be read: {error.strerror or error}"))
+            continue
+        below = []
+        for entry in entries:
+            path = (*parts, entry.name)
+            if entry.is_dir():
+                below.append(path)
+                continue
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix not in suffixes:
+                found.others[suffix or "(no ending)"] += 1
+                continue
+            try:
+                status = entry.stat()
+                found.files.append((path, status.st_size, status.st_mtime_ns))
+            except OSError as error:
+                found.skipped.append(Skipped(show(path), f"cannot be read: {error.strerror or error}"))
+        stack.extend(reversed(below))
+    found.files.sort()
+    return found
+
+
+def show(parts: tuple[str, ...]) -> str:
+    """A relative path as an id: forward slashes, and bytes that are no UTF-8 replaced, to be written anywhere."""
+    return os.fsencode("/".join(parts)).decode("utf-8", "replace")
+
+
+def list_folder(root: Path, source: str) -> Listing | None:
+    """Images under a folder, or None when there is none. Subfolders are classes if no image lies beside them."""
+    found = walk(root, SUFFIXES)
+    if not found.files:
+        if found.skipped:
+            first = found.skipped[0]
+            raise DataError(f"No readable image in this folder; {first.id} {first.reason}.", where=source,
+                            fix="Check the permissions and links.")
+        return None
+    paths = [path for path, _, _ in found.files]
+    notes = []
+    splits: list[str] | None = None
+    inner = paths
+    if all(len(path) > 1 and path[0].lower() in SPLIT_NAMES for path in paths):
+        splits, inner = [path[0] for path in paths], [path[1:] for path in paths]
+    labels = None
+    nested = [len(path) > 1 for path in inner]
+    if all(nested):
+        labels = [path[0] for path in inner]
+        notes.append("classes: the names of the subfolders (rule: images lie in subfolders, none beside them)")
+    elif any(nested):
+        notes.append("classes: none (rule: images lie in subfolders and beside them, so subfolders are not classes)")
+    if found.others:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.others.most_common(4))
+        notes.append(f"ignored: {sum(found.others.values()):,} files that are not images by their ending ({kinds})")
+    if found.repeated:
+        notes.append(f"links: {found.repeated} folders seen already through a link were not entered again")
+    stamp = digest(root.resolve(), *(f"{'/'.join(path)}|{size}|{time}" for path, size, time in found.files))
+    return Listing(source, unique_ids(show(path) for path in paths), lambda i: root.joinpath(*paths[i]), stamp,
+                   labels=[show((label,)) for label in labels] if labels else None, split=splits,
+                   skipped=found.skipped, notes=notes)

@@ -1,0 +1,203 @@
+"""Open a source: recognise what it is, decode it once, and hand over a Dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osteon.core.errors import DataError, UsageError, nearest
+from osteon.data import cache as disk
+from osteon.data.arrays import list_arrays, list_digits, list_hub
+from osteon.data.build import Progress, check_skipped, decode_images, plan_images
+from osteon.data.dataset import Dataset, make_spec
+from osteon.data.folders import list_folder
+from osteon.data.listing import Listing, Skipped, digest, encode_labels, raw_bytes
+from osteon.data.tables import list_csv, list_parquet, parquet_files
+from osteon.modalities.image import MAX_PIXELS, RULES, measure, scale_of
+from osteon.parts.types import DataSpec
+
+#: What a source may be, for messages.
+KINDS = ("a folder of images, a folder with a subfolder a class, a csv or parquet manifest, parquet files, .npy, .npz, "
+         "digits, or hf:NAME; a part of it as SOURCE:SPLIT")
+
+
+def open_source(source: str | Path | Dataset, *, size: int | None = None, limit: int | None = None,
+                max_skipped: float = 0.01, cache: str | Path | bool | None = None, progress: Progress | None = None,
+                like: DataSpec | None = None) -> Dataset:
+    """Read a source into a Dataset: everything is decoded once by stated rules and then memory-mapped from a cache.
+
+    Args:
+        source: a path, a name, or a Dataset (returned as it is); ``SOURCE:SPLIT`` takes one part.
+        size: side in pixels of the square images; chosen by rule and noted when None.
+        limit: use at most so many images, drawn at random (the same ones every time).
+        max_skipped: share of unreadable images above which this fails.
+        cache: cache folder; None for ``$OSTEON_CACHE`` or ``~/.cache/osteon``; False to keep everything in memory.
+        progress: called as ``(done, total, text)``.
+        like: deliver the size, channels and depth of this spec, e.g. those a model was trained on.
+
+    Raises:
+        DataError: nothing usable, or too much unusable, in the source.
+        UsageError: an option that makes no sense.
+    """
+    if isinstance(source, Dataset):
+        return source
+    if limit is not None and limit < 1:
+        raise UsageError(f"A limit of {limit} images leaves nothing.", where="limit", fix="Choose 1 or more.")
+    if not 0 <= max_skipped <= 1:
+        raise UsageError(f"max_skipped is a share, not {max_skipped}.", where="max_skipped",
+                         fix="Choose 0 to 1, e.g. 0.01.")
+    listing = list_source(str(source))
+    notes = list(listing.notes)
+    parts = Counter(listing.split or ())
+    if len(parts) > 1:
+        counts = ", ".join(f"{name or '(none)'} ({count:,})" for name, count in sorted(parts.items()))
+        notes.append(f"splits: {counts}; all are used; name one as {source}:{max(parts)}")
+    if limit is not None and limit < len(listing.ids):
+        keep = np.sort(np.random.default_rng(0).permutation(len(listing.ids))[:limit])
+        notes.append(f"limit: {limit:,} of {len(listing.ids):,} images (rule: drawn at random with seed 0)")
+        listing = listing.take(keep)
+    if not listing.ids:
+        raise DataError("The source holds no image.", where=str(source), fix=f"A source is {KINDS}.")
+
+    def build(sink: Any) -> dict[str, Any]:
+        plan, failed = plan_images(listing, size=size, like=like, progress=progress, max_skipped=max_skipped)
+        with sink.started((plan.channels, plan.size, plan.size), plan.dtype):
+            decode_images(listing, plan, failed, sink.append, progress)
+        if len(failed) == len(listing.ids):
+            check_skipped([Skipped(listing.ids[i], reason) for i, reason in failed.items()], 0, 1.0, listing.source)
+        images = sink.finish()
+        mean, std = measure(images, scale_of(images.dtype))
+        return {"failed": [[i, failed[i]] for i in sorted(failed)], "notes": plan.notes, "mean": mean, "std": std,
+                "content": sink.content()}
+
+    if cache is False or not listing.cached:
+        memory = _Memory()
+        meta = build(memory)
+        images = memory.finish()
+    else:
+        folder = disk.cache_folder(None if cache is True else cache)
+        wanted = None if like is None else (like.size, like.channels, like.scale)
+        key = digest(disk.VERSION, MAX_PIXELS, listing.stamp, digest(*listing.ids), size, limit, wanted)
+        images, meta = disk.load_or_build(folder, key, lambda path: build(_File(path)),
+                                          lambda: progress(0, 1, "waiting for another process") if progress else None)
+        notes.append(f"cache: {images.nbytes / 1e6:,.0f} MB in {folder}")
+    return _assemble(listing, images, meta, notes, max_skipped)
+
+
+def list_source(source: str) -> Listing:
+    """What a source holds, without decoding anything. Raises DataError when it is not recognised."""
+    name, split = _parse(source)
+    if name == "digits" and not Path(name).exists():
+        return list_digits(split)
+    if name.startswith("hf:"):
+        return list_hub(name[3:], split)
+    path = Path(name).expanduser()
+    if not path.exists():
+        try:
+            beside = [str(path.parent / entry.name) for entry in path.parent.iterdir()]
+        except OSError:
+            beside = []
+        raise DataError(f"There is no file, folder or known source '{source}'.", where=source,
+                        fix=f"A source is {KINDS}.{nearest(str(path), [*beside, 'digits'])}")
+    if split and (path / split).is_dir() and not parquet_files(path):
+        path, split = path / split, None
+    listing = _list_folder(path, source) if path.is_dir() else _list_file(path, source)
+    return listing.only(split) if split else listing
+
+
+def _parse(source: str) -> tuple[str, str | None]:
+    """Name and split of ``NAME[:SPLIT]``; a path that exists as written is never cut."""
+    match = re.fullmatch(r"(.+):([A-Za-z0-9_]+)", source, flags=re.DOTALL)
+    if match is None or match[1] == "hf" or (not source.startswith("hf:") and Path(source).expanduser().exists()):
+        return source, None
+    return match[1], match[2]
+
+
+def _list_folder(path: Path, source: str) -> Listing:
+    listing = list_folder(path, source)
+    if listing is not None:
+        return listing
+    files = parquet_files(path)
+    if not files:
+        raise DataError("The folder holds no image and no parquet file.", where=source, fix=f"A source is {KINDS}.")
+    return list_parquet(files, source, path)
+
+
+def _list_file(path: Path, source: str) -> Listing:
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return list_csv(path, source)
+    if suffix == ".parquet":
+        return list_parquet([path], source, path.parent)
+    if suffix in (".npy", ".npz"):
+        return list_arrays(path, source)
+    raise DataError(f"A file ending in '{suffix}' is not a source of images.", where=source,
+                    fix=f"A source is {KINDS}.")
+
+
+def _assemble(listing: Listing, images: np.ndarray, meta: dict[str, Any], notes: list[str],
+              max_skipped: float) -> Dataset:
+    failed = {int(i): str(reason) for i, reason in meta["failed"]}
+    skipped = [*listing.skipped, *(Skipped(listing.ids[i], reason) for i, reason in failed.items())]
+    check_skipped(skipped, len(images), max_skipped, listing.source)
+    kept = listing.take([i for i in range(len(listing.ids)) if i not in failed]) if failed else listing
+    labels, names, label_notes = encode_labels(kept.labels, kept.class_names, kept.ids, kept.source)
+    notes = [*notes, *meta["notes"], *label_notes]
+    if listing.encoded:
+        notes.append(f"decoding: {RULES}")
+    if skipped:
+        notes.append(f"skipped: {len(skipped):,} of {len(images) + len(skipped):,} could not be used; first: "
+                     f"{skipped[0].id} {skipped[0].reason}")
+    if len(images) == 1:
+        notes.append("images: there is only one; nothing can be learned from it")
+    spec = make_spec(images, labels, names, meta["mean"], meta["std"], notes)
+    label_mark = "" if labels is None else labels.tobytes().hex()
+    fingerprint = digest(meta["content"], images.shape, images.dtype, *kept.ids, label_mark, *names)
+    return Dataset(images, kept.ids, listing.source, fingerprint, spec, labels, names, kept.groups, kept.split, skipped,
+                   notes)
+
+
+class _File:
+    """Decoded images into a file of the cache."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def started(self, shape: tuple[int, ...], dtype: str) -> Iterator[None]:
+        self.writer = disk.ArrayWriter(self.path, shape, dtype)
+        self.append = self.writer.append
+        try:
+            yield
+        finally:
+            self.writer.close()
+
+    def finish(self) -> np.ndarray:
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+    def content(self) -> str:
+        return self.writer.hash.hexdigest()
+
+
+class _Memory:
+    """Decoded images into memory."""
+
+    @contextlib.contextmanager
+    def started(self, shape: tuple[int, ...], dtype: str) -> Iterator[None]:
+        images: list[np.ndarray] = []
+        self.append = images.append
+        yield
+        self.array = np.stack(images) if images else np.empty((0, *shape), dtype)
+
+    def finish(self) -> np.ndarray:
+        return self.array
+
+    def content(self) -> str:
+        return hashlib.blake2b(raw_bytes(self.array), digest_size=16).hexdigest()

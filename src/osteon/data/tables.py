@@ -1,0 +1,240 @@
+"""Tables of images: manifests (csv, tsv, parquet) and parquet in the Hugging Face image layout, one file or many."""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from osteon.core.errors import DataError, nearest
+from osteon.data.folders import SPLIT_NAMES, walk
+from osteon.data.listing import Listing, RawLabel, digest, unique_ids
+from osteon.modalities.image import Payload
+
+_PATHS = ("path", "file", "file_name", "filename", "image")
+_IMAGES = ("image", "img", "bytes", "path", "file", "file_name", "filename")
+_LABELS = ("label", "labels")
+_COLUMNS = "path (or file, image, bytes), and where known label (or labels), group, split"
+
+
+def list_csv(path: Path, source: str) -> Listing:
+    """A csv or tsv manifest, one row an image; paths are relative to the manifest."""
+    rows = _read_csv(path, source)
+    (_, header), body = rows[0], rows[1:]
+    columns = {name.strip().lower(): i for i, name in enumerate(header)}
+    key = next((name for name in _PATHS if name in columns), None)
+    if key is None:
+        raise DataError(f"The manifest has no column of paths; it has: {', '.join(header)}.", where=source,
+                        fix=f"Columns are {_COLUMNS}.{nearest('path', columns)}")
+    if not body:
+        raise DataError("The manifest has a header and no rows.", where=source, fix="Add a row for every image.")
+    for line, row in body:
+        if len(row) != len(header):
+            raise DataError(f"Row {line} has {len(row)} cells, the header has {len(header)}.", where=source,
+                            fix="Put cells that contain the separator in double quotes.")
+        if not row[columns[key]].strip():
+            raise DataError(f"Row {line} has no {key}.", where=source, fix="Fill it in or remove the row.")
+    names = [row[columns[key]].strip() for _, row in body]
+
+    def column(name: str) -> list[str] | None:
+        return [row[columns[name]].strip() for _, row in body] if name in columns else None
+
+    label_column = next((name for name in _LABELS if name in columns), None)
+    labels = _split_labels(column(label_column) or [], label_column == "labels") if label_column else None
+    where = [path.parent / name for name in names]
+    return Listing(source, unique_ids(name.replace(os.sep, "/") for name in names), lambda i: where[i],
+                   _stamp([path, *where]), labels=labels, groups=column("group"), split=column("split"))
+
+
+def list_parquet(files: Sequence[Path], source: str, root: Path) -> Listing:
+    """One parquet file or several of one kind: image bytes or paths, labels, group, split."""
+    parts = [_ParquetPart(file, source) for file in files]
+    kinds = {part.column for part in parts}
+    if len(kinds) > 1:
+        raise DataError(f"The parquet files keep their images in different columns: {', '.join(sorted(kinds))}.",
+                        where=source, fix="Name one file.")
+    ids: list[str] = []
+    labels: list[RawLabel] = []
+    groups: list[str] = []
+    split: list[str] = []
+    for part in parts:
+        place = part.file.relative_to(root).as_posix() if part.file.is_relative_to(root) else part.file.name
+        ids += part.ids(place)
+        labels += part.labels()
+        groups += part.text("group") or []
+        split += part.text("split") or [_split_of(part.file, root) if len(files) > 1 else ""] * part.rows
+    names = next((part.class_names for part in parts if part.class_names), None)
+    if any(part.class_names not in (None, names) for part in parts):
+        raise DataError("The parquet files name their classes differently.", where=source, fix="Name one file.")
+    return Listing(source, unique_ids(ids), _Rows(parts), _stamp(files), labels=labels, class_names=names,
+                   groups=groups if groups and len(groups) == len(ids) else None, split=split if any(split) else None)
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Parquet files under a folder, sorted, hidden ones ignored."""
+    return [folder.joinpath(*path) for path, _, _ in walk(folder, frozenset((".parquet",))).files]
+
+
+class _ParquetPart:
+    """One parquet file: where its images are, and its small columns."""
+
+    def __init__(self, file: Path, source: str) -> None:
+        self.file, self.source = file, source
+        try:
+            with pq.ParquetFile(file) as table:
+                self.schema = table.schema_arrow
+                self.sizes = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"The parquet file cannot be read: {error}", where=str(file),
+                            fix="Write it again.") from error
+        self.rows = sum(self.sizes)
+        known = {name.lower(): name for name in self.schema.names}
+        self.known = known
+        column = next((known[name] for name in _IMAGES if name in known and self._holds_images(known[name])), None)
+        if column is None:
+            raise DataError(f"The parquet file has no column of images; it has: {', '.join(self.schema.names)}.",
+                            where=str(file), fix=f"Columns are {_COLUMNS}; image may be struct(bytes, path) or bytes.")
+        self.column = column
+        self.class_names = _class_names(self.schema.metadata or {}, next((known[n] for n in _LABELS if n in known), ""))
+
+    def _holds_images(self, name: str) -> bool:
+        kind = self.schema.field(name).type
+        fields = {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
+        return bool(fields & {"bytes", "path"}) or _is_text(kind) or _is_binary(kind)
+
+    def _read(self, column: str) -> list[Any]:
+        with pq.ParquetFile(self.file) as table:
+            return table.read(columns=[column]).column(0).to_pylist()
+
+    def ids(self, place: str) -> list[str]:
+        kind = self.schema.field(self.column).type
+        if _is_text(kind):
+            return [str(value) for value in self._read(self.column)]
+        names: list[str | None] = [None] * self.rows
+        if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+            names = [(value or {}).get("path") for value in self._read(f"{self.column}.path")]
+        return [name or f"{place}:{row}" for row, name in enumerate(names)]
+
+    def text(self, name: str) -> list[str] | None:
+        return ["" if v is None else str(v) for v in self._read(self.known[name])] if name in self.known else None
+
+    def labels(self) -> list[RawLabel]:
+        name = next((name for name in _LABELS if name in self.known), None)
+        if name is None:
+            return [None] * self.rows
+        values = self._read(self.known[name])
+        if any(isinstance(value, str) for value in values):
+            return _split_labels(["" if value is None else value for value in values], name == "labels")
+        return [self._label(value, row) for row, value in enumerate(values)]
+
+    def _label(self, value: Any, row: int) -> RawLabel:
+        if isinstance(value, list):
+            return [v if isinstance(v, int) else str(v) for v in value]  # type: ignore[misc]
+        if value is None or value != value or value == -1:  # NaN, and -1: what the Hub writes for a withheld label
+            return None
+        if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
+            return int(value)
+        raise DataError(f"Row {row + 1} has the label {value!r}, which is no class.", where=str(self.file),
+                        fix="Labels are class numbers or names.")
+
+
+class _Rows:
+    """Images by number, reading one row group at a time: quick for ascending numbers, small in memory."""
+
+    def __init__(self, parts: list[_ParquetPart]) -> None:
+        self.groups = [(part, group) for part in parts for group in range(len(part.sizes))]
+        self.starts = [0]
+        for part, group in self.groups:
+            self.starts.append(self.starts[-1] + part.sizes[group])
+        self.held = -1
+        self.values: pa.ChunkedArray | None = None
+
+    def __call__(self, row: int) -> Payload:
+        group = bisect.bisect_right(self.starts, row) - 1
+        part, number = self.groups[group]
+        if group != self.held or self.values is None:
+            with pq.ParquetFile(part.file) as table:
+                self.values = table.read_row_group(number, columns=[part.column]).column(0)
+            self.held = group
+        value = self.values[row - self.starts[group]].as_py()
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if value is None:
+            return b""
+        return value if isinstance(value, bytes) else part.file.parent / value
+
+
+def _read_csv(path: Path, source: str) -> list[tuple[int, list[str]]]:
+    """Rows with the line each ends on; the separator is a tab (.tsv), or a semicolon if the header has no comma."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head = file.readline()
+            file.seek(0)
+            separator = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except UnicodeDecodeError as error:
+        raise DataError("The manifest is not UTF-8 text.", where=source, fix="Save it as UTF-8.") from error
+    except (csv.Error, OSError) as error:
+        raise DataError(f"The manifest cannot be read: {error}", where=source,
+                        fix="Check quotes and permissions.") from error
+    if not rows:
+        raise DataError("The manifest is empty.", where=source, fix=f"Columns are {_COLUMNS}.")
+    return rows
+
+
+def _split_labels(values: Sequence[str], several: bool) -> list[RawLabel]:
+    """Cells to labels: several an image when the column says so or any cell holds | or ;"""
+    if several or any(re.search(r"[|;]", value) for value in values):
+        return [[name.strip() for name in re.split(r"[|;]", value) if name.strip()] for value in values]
+    return [value or None for value in values]
+
+
+def _split_of(file: Path, root: Path) -> str:
+    """Split a parquet file belongs to: from its name (``train-00000-of-00001``) or its folder, else none."""
+    parts = file.relative_to(root).parts if file.is_relative_to(root) else (file.name,)
+    for part in (parts[-1], *reversed(parts[:-1])):
+        word = re.split(r"[-_.]", part)[0]
+        if word.lower() in SPLIT_NAMES:
+            return word
+    return ""
+
+
+def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str] | None:
+    """Class names from the schema's metadata: ``class_names``, or the features of Hugging Face datasets."""
+    try:
+        if b"class_names" in metadata:
+            return [str(name) for name in json.loads(metadata[b"class_names"])]
+        feature = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"][column]
+        while "names" not in feature:
+            feature = feature[0] if isinstance(feature, list) else feature["feature"]
+        return [str(name) for name in feature["names"]]
+    except (KeyError, TypeError, IndexError, ValueError):
+        return None
+
+
+def _stamp(files: Sequence[Path]) -> str:
+    def line(file: Path) -> str:
+        try:
+            status = file.stat()
+            return f"{file}|{status.st_size}|{status.st_mtime_ns}"
+        except OSError:
+            return f"{file}|missing"
+
+    return digest(*(line(file.absolute()) for file in files))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

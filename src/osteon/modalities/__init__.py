@@ -1,0 +1,1 @@
+"""One file a modality: how its samples are decoded, brought to one shape, and measured."""

@@ -1,0 +1,265 @@
+"""Images: from bytes to arrays by stated rules, to one square size, and the exact statistics of the result.
+
+Shape letters: H height, W width, C channels, S side of the square result, N images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import stat
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile
+
+#: What a source hands over for one image: encoded bytes, the path of an encoded file, or pixels (H, W) or (H, W, C).
+Payload = bytes | Path | np.ndarray
+
+#: Pillow's own hard limit; an image that claims more is refused from its header, before anything is decoded.
+MAX_PIXELS = 178_956_970
+
+#: Files with these endings are taken for images; everything else in a folder is ignored and counted.
+SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+                      ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".tga", ".pcx"))
+
+#: How every kind of file becomes an array; printed in the notes of every dataset of files.
+RULES = ("EXIF orientation is applied; palette, CMYK and YCbCr become RGB; alpha is composited over white; 1-bit "
+         "becomes 8-bit grey; 16-bit grey stays uint16 (16-bit colour is read as 8-bit); float stays float32; of an "
+         "animation the first frame is taken.")
+
+#: Formats that are pure decoders. Others (EPS, PDF, WMF) would start external programs.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "MPO", "TGA", "PCX")
+_UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_90}
+_GREY = ("1", "L", "LA", "La")
+_DEPTHS = {"I": "uint16", "F": "float32"}
+_SCALES = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+
+
+class Unreadable(Exception):
+    """An image that cannot be used; the message is the reason shown to the user."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before it is decoded: sides in pixels, channels and value type of the result."""
+
+    height: int
+    width: int
+    channels: int
+    dtype: str
+
+
+def scale_of(dtype: np.dtype | str) -> float:
+    """Number that maps stored values to about [0, 1]: 255 (uint8), 65535 (uint16), 1 (float32)."""
+    return _SCALES[np.dtype(dtype).name]
+
+
+@contextlib.contextmanager
+def strict_pillow() -> Iterator[None]:
+    """Truncated files are errors and metadata warnings are silent, whatever the surrounding program has set.
+
+    Warning filters belong to the process, so this goes around a thread pool, not inside its workers.
+    """
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def read_header(payload: Payload, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """Sides, channels and value type of an image, without decoding it. Raises :class:`Unreadable`."""
+    if isinstance(payload, np.ndarray):
+        height, width, channels = (*payload.shape, 1)[:3]
+        return Header(height, width, channels, _array_dtype(payload.dtype))
+    with _reasons(), _open(payload, max_pixels) as picture:
+        mode = picture.mode
+        dtype = "uint16" if mode.startswith("I;16") else _DEPTHS.get(mode, "uint8")
+        return Header(picture.height, picture.width, 1 if dtype != "uint8" or mode in _GREY else 3, dtype)
+
+
+def decode(payload: Payload, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Pixels of one image, (H, W, C) uint8, uint16 or float32, by :data:`RULES`. Raises :class:`Unreadable`."""
+    if isinstance(payload, np.ndarray):
+        image = payload.astype(_array_dtype(payload.dtype), copy=False)
+        image = image[:, :, None] if image.ndim == 2 else image
+    else:
+        with _reasons(), _open(payload, max_pixels) as picture:
+            picture.load()  # before the orientation is read: TIFF turns itself upright while loading
+            image = _pixels(_upright(picture))
+    if image.dtype == np.float32 and not np.isfinite(image).all():
+        raise Unreadable("contains NaN or infinity")
+    return image
+
+
+def square(image: np.ndarray, size: int) -> np.ndarray:
+    """Central square of an image, resized (bicubic, antialiased) to ``size``: (H, W, C) -> (C, S, S).
+
+    Cropping first gives the same picture as resizing the shorter side and cropping then, but a very long and thin
+    image cannot blow up memory.
+    """
+    height, width, channels = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    crop = image[top:top + side, left:left + side]
+    if side != size:
+        if crop.dtype == np.uint8 and channels in (1, 3):
+            picture = Image.fromarray(np.ascontiguousarray(crop[:, :, 0] if channels == 1 else crop))
+            crop = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)).reshape(size, size, channels)
+        else:
+            planes = [np.asarray(Image.fromarray(np.ascontiguousarray(crop[:, :, c], dtype=np.float32)).resize(
+                (size, size), Image.Resampling.BICUBIC)) for c in range(channels)]
+            crop = _cast(np.stack(planes, axis=-1), image.dtype)
+    return np.ascontiguousarray(crop.transpose(2, 0, 1))
+
+
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Grey repeated to RGB, or RGB weighed to grey (ITU-R 601): (C, H, W) -> (channels, H, W)."""
+    if image.shape[0] == channels:
+        return image
+    if image.shape[0] == 1:
+        return np.repeat(image, channels, axis=0)
+    if image.shape[0] == 3 and channels == 1:
+        weights = np.array([0.299, 0.587, 0.114])
+        return _cast(np.einsum("chw,c->hw", image.astype(np.float64), weights), image.dtype)[None]
+    raise Unreadable(f"has {image.shape[0]} channels where {channels} are wanted")
+
+
+def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
+    """The same picture in another integer depth: 8 to 16 bits by x257, 16 to 8 bits by /257, rounded."""
+    name = image.dtype.name
+    if name == dtype:
+        return image
+    if (name, dtype) == ("uint8", "uint16"):
+        return image.astype(np.uint16) * np.uint16(257)
+    if (name, dtype) == ("uint16", "uint8"):
+        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    raise Unreadable(f"has {name} values among {dtype} ones: what their range means is unknown")
+
+
+def measure(images: np.ndarray, scale: float, *, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel after division by ``scale``, over all pixels of (N, C, S, S).
+
+    Exact for integers (counted value by value); float values are summed in double precision, chunk by chunk
+    (Chan et al. 1979, pairwise update).
+    """
+    channels = images.shape[1]
+    if images.dtype.kind == "u":
+        bins = 256 if images.dtype == np.uint8 else 65536
+        counts = np.zeros((channels, bins), np.int64)
+        for start in range(0, len(images), chunk):
+            for c in range(channels):
+                counts[c] += np.bincount(images[start:start + chunk, c].ravel(), minlength=bins)
+        values = np.arange(bins, dtype=np.float64) / scale
+        share = counts / counts.sum(1, keepdims=True)
+        mean = share @ values
+        variance = (share * (values[None] - mean[:, None]) ** 2).sum(1)
+    else:
+        total, mean, spread = 0, np.zeros(channels), np.zeros(channels)
+        for start in range(0, len(images), chunk):
+            part = images[start:start + chunk].astype(np.float64) / scale
+            size = part.shape[0] * part.shape[2] * part.shape[3]
+            part_mean = part.mean((0, 2, 3))
+            shift = part_mean - mean
+            spread += ((part - part_mean[:, None, None]) ** 2).sum((0, 2, 3)) + shift**2 * total * size / (total + size)
+            mean, total = mean + shift * size / (total + size), total + size
+        variance = spread / max(1, total)
+    return tuple(float(m) for m in mean), tuple(float(s) for s in np.sqrt(variance))
+
+
+@functools.lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    Image.init()  # a format that this build of Pillow lacks would make Image.open raise KeyError
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _open(payload: bytes | Path, max_pixels: int) -> Image.Image:
+    if isinstance(payload, bytes):
+        if not payload:
+            raise Unreadable("is empty (0 bytes)")
+        picture = Image.open(io.BytesIO(payload), formats=_formats())
+    else:
+        status = payload.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise Unreadable("is not a regular file")
+        if status.st_size == 0:
+            raise Unreadable("is empty (0 bytes)")
+        picture = Image.open(payload, formats=_formats())
+    if picture.width * picture.height > max_pixels:
+        size = f"{picture.width} x {picture.height}"
+        picture.close()
+        raise Unreadable(f"claims {size} pixels, more than the limit of {max_pixels / 1e6:.0f} million "
+                         "(a decompression bomb?)")
+    return picture
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever a decoder raises on a hostile file into one sentence."""
+    try:
+        yield
+    except Unreadable:
+        raise
+    except FileNotFoundError as error:
+        raise Unreadable("file not found") from error
+    except PermissionError as error:
+        raise Unreadable("no permission to read") from error
+    except Image.DecompressionBombError as error:
+        raise Unreadable(f"claims more than {MAX_PIXELS / 1e6:.0f} million pixels (a decompression bomb?)") from error
+    except Image.UnidentifiedImageError as error:
+        raise Unreadable("is not an image of a known format") from error
+    except Exception as error:  # decoders raise about anything on damaged input
+        raise Unreadable(f"cannot be decoded: {str(error).strip() or type(error).__name__}") from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        turn = _UPRIGHT.get(picture.getexif().get(0x0112, 1))
+    except Exception:  # damaged metadata is no reason to lose the picture
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    mode = picture.mode
+    if mode.startswith("I;16"):
+        return np.asarray(picture).astype(np.uint16)[:, :, None]
+    if mode == "I":
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise Unreadable("has 32-bit integer values outside 0..65535")
+        return values.astype(np.uint16)[:, :, None]
+    if mode == "F":
+        return np.asarray(picture, dtype=np.float32)[:, :, None]
+    if picture.has_transparency_data:
+        canvas = Image.new("RGBA", picture.size, "white")
+        canvas.alpha_composite(picture.convert("RGBA"))
+        picture = canvas.convert("RGB")
+    picture = picture.convert("L" if mode in _GREY else "RGB")
+    values = np.asarray(picture)
+    return values[:, :, None] if values.ndim == 2 else values
+
+
+def _array_dtype(dtype: np.dtype) -> str:
+    if dtype.name in ("uint8", "uint16"):
+        return dtype.name
+    if dtype.kind == "f":
+        return "float32"
+    raise Unreadable(f"has values of type {dtype.name}; only uint8, uint16 and float are defined")
+
+
+def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Back to the stored type: integers rounded and clipped, because bicubic weights overshoot."""
+    if dtype.kind == "u":
+        return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
+    return values.astype(dtype)
