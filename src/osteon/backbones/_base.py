@@ -1,0 +1,131 @@
+"""What every backbone is: images in, :class:`~osteon.parts.types.Features` out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from osteon.core.errors import UsageError
+from osteon.parts.types import Features
+
+
+class Backbone(nn.Module):
+    """Base of all backbones.
+
+    Args:
+        name: the name it was built by.
+        channels: number of input channels C.
+        size: side of the images it is meant for, in pixels.
+        options: every option of the architecture after defaults were resolved, as JSON-ready values. The same name,
+            channels, size and options build the same network with fresh random weights, without any download.
+    """
+
+    kind: Literal["tokens", "maps"]
+    dim: int  # width of pooled features
+    token_dim: int  # width of tokens
+    stride: int  # pixels a token
+    level_dims: tuple[int, ...] = ()  # widths of the feature pyramid, finest first
+    level_strides: tuple[int, ...] = ()  # pixels a cell of each level
+
+    def __init__(self, name: str, *, channels: int, size: int, options: dict[str, Any]) -> None:
+        super().__init__()
+        if channels < 1 or size < 1:
+            raise UsageError(f"A backbone needs at least one channel and one pixel, not {channels} and {size}.",
+                             where=name)
+        self.name, self.channels, self.size, self.options = name, channels, size, options
+        self.notes: list[str] = []  # every automatic choice with its rule
+
+    @abstractmethod
+    def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
+                mask_token: Tensor | None = None) -> Features:
+        """Encode images (B, C, H, W).
+
+        Args:
+            x: normalised images.
+            keep: (B, K) int64 raster indices of the tokens to compute; the others are left out (kind "tokens" only).
+            mask: (B, N) bool, True = hidden. Kind "tokens": hidden tokens are replaced by ``mask_token``. Kind "maps":
+                sparse convolution, hidden positions stay zero through the network.
+            mask_token: (token_dim,) what stands for a hidden token; zeros when None.
+        """
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens for an image of this height and width in pixels."""
+        if height % self.stride or width % self.stride or min(height, width) < self.stride:
+            raise UsageError(f"{height} x {width} pixels do not divide into tokens of {self.stride} pixels.",
+                             where=self.name, fix=f"Use sizes that are multiples of {self.stride}.")
+        return height // self.stride, width // self.stride
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Patches (B, C, H, W) -> tokens (B, N, token_dim), without positions."""
+        raise self._refuse("stem()")
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embeddings of a grid, (1, N, token_dim), to be added to the tokens."""
+        raise self._refuse("positions()")
+
+    def trunk(self, tokens: Tensor, *, attend: Tensor | None = None,
+              collect: Sequence[int] = ()) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """All blocks and the last norm: (B, M, D) -> (B, M, D); with ``collect`` also those blocks' outputs."""
+        raise self._refuse("trunk()")
+
+    def describe(self) -> dict[str, Any]:
+        """Name, number of parameters, floating-point operations of one image's forward pass, automatic choices."""
+        return {"name": self.name, "params": sum(p.numel() for p in self.parameters()), "flops": self._flops(),
+                "notes": list(self.notes)}
+
+    @torch.no_grad()
+    def _flops(self) -> int:
+        """A multiplication and an addition count as two, as in torch's counter."""
+        like = next(self.parameters())
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with FlopCounterMode(display=False) as counter:
+                self(torch.zeros(1, self.channels, self.size, self.size, device=like.device, dtype=like.dtype))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return int(counter.get_total_flops())
+
+    def _note_origin(self, pretrained: bool) -> None:
+        """Say where the weights of a foreign model come from and what its normalisation sees."""
+        self.notes.append("weights: " + ("as published" if pretrained else "random"))
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules()):
+            self.notes.append("its BatchNorm takes the statistics of each process's own share of the batch")
+
+    def _refuse(self, what: str, fix: str = "Choose a ViT, e.g. vit_tiny.") -> UsageError:
+        return UsageError(f"{self.name} does not support {what}.", where="backbone", fix=fix)
+
+    def _check_images(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            raise UsageError(f"{self.name} takes images (B, {self.channels}, H, W).", where=f"shape {tuple(x.shape)}")
+
+    def _check_mask(self, mask: Tensor, batch: int, grid: tuple[int, int]) -> None:
+        if mask.shape != (batch, grid[0] * grid[1]) or mask.dtype != torch.bool:
+            raise UsageError(f"A mask must be bool of shape ({batch}, {grid[0] * grid[1]}), True = hidden.",
+                             where=f"{mask.dtype} {tuple(mask.shape)}")
+
+
+def replace_hidden(tokens: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
+    """Put ``mask_token`` (D,), or zeros, where ``mask`` (B, N) is True in ``tokens`` (B, N, D)."""
+    filler = tokens.new_zeros(()) if mask_token is None else mask_token.to(tokens.dtype)
+    return torch.where(mask[..., None], filler, tokens)
+
+
+def take_kept(tokens: Tensor, keep: Tensor) -> Tensor:
+    """The tokens (B, N, D) at raster indices ``keep`` (B, K), in that order: (B, K, D)."""
+    if keep.dim() != 2 or keep.shape[0] != tokens.shape[0] or keep.dtype != torch.int64 or not keep.shape[1]:
+        raise UsageError("keep must be int64 of shape (B, K) with at least one token a sample.",
+                         where=f"{keep.dtype} {tuple(keep.shape)}")
+    return tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def map_features(last: Tensor, pooled: Tensor, levels: list[Tensor]) -> Features:
+    """Features of a convolutional network from its last map (B, D, h, w), pooled vector and pyramid."""
+    return Features(pooled=pooled, tokens=last.flatten(2).transpose(1, 2), grid=(last.shape[2], last.shape[3]),
+                    levels=levels)

@@ -1,0 +1,198 @@
+"""Any timm model as a backbone: ``timm:NAME``.
+
+Plain Vision Transformers get the full door (stem, positions, trunk, keep, mask); every other model gives features only
+and refuses masks. The name stands for an architecture: weights are random unless ``pretrained=True`` is asked for,
+which reads them from timm's source (the local cache first). All other options go to the model's constructor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from osteon.backbones._base import Backbone, map_features, replace_hidden, take_kept
+from osteon.core.errors import MissingExtra, UsageError, nearest
+from osteon.parts.positions import resample
+from osteon.parts.types import Features
+
+try:
+    import timm
+    from timm.layers import PatchEmbed
+    from timm.models.vision_transformer import VisionTransformer
+except ImportError as error:
+    raise MissingExtra("timm", "timm", why="A backbone named timm:NAME") from error
+
+OURS = ("in_chans", "num_classes", "img_size")
+
+
+class TimmBackbone(Backbone):
+    """A timm model, its classifier removed.
+
+    Args:
+        name: name of the timm model, tag included, without ``timm:``.
+        channels: number of input channels.
+        size: side of the images in pixels.
+        options: ``pretrained`` (False) and whatever the model's constructor takes, e.g. ``patch_size``.
+    """
+
+    def __init__(self, name: str, *, channels: int, size: int, options: dict[str, Any]) -> None:
+        pretrained = bool(options.get("pretrained", False))  # not kept: options describe the architecture alone
+        super().__init__(f"timm:{name}", channels=channels, size=size,
+                         options={k: v for k, v in options.items() if k != "pretrained"})
+        self.model = _create(name, channels, size, {**self.options, "pretrained": pretrained})
+        self.plain = _is_plain(self.model)
+        self._note_origin(pretrained)
+        if self.plain:
+            self.kind = "tokens"
+            self.dim = self.token_dim = self.model.num_features
+            self.stride = self.model.patch_embed.patch_size[0]
+            self.notes.append(f"patch {self.stride} x {self.stride} px")
+        else:
+            self._measure()
+
+    def _measure(self) -> None:
+        """Learn kind, widths and strides from one blank image."""
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            out = self(torch.zeros(1, self.channels, self.size, self.size))
+        self.train(training)
+        self.kind = "maps" if out.levels else "tokens"
+        self.dim, self.token_dim = out.pooled.shape[1], out.tokens.shape[2]
+        self.stride = round(self.size / out.grid[0])
+        self.level_dims = tuple(level.shape[1] for level in out.levels)
+        self.level_strides = tuple(round(self.size / level.shape[2]) for level in out.levels)
+        self.notes.append("features only: this architecture takes no masks")
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens; for maps, sides that the stride does not divide are rounded up."""
+        if self.plain:
+            return super().grid(height, width)
+        return -(-height // self.stride), -(-width // self.stride)
+
+    def stem(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> patch tokens (B, N, D) without positions."""
+        self._need_plain("stem()")
+        self._check_images(x)
+        self.grid(*x.shape[-2:])
+        embed = self.model.patch_embed  # its own forward would insist on the built-in size
+        return embed.norm(embed.proj(x).flatten(2).transpose(1, 2))
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1, N, D): the model's own, interpolated to the grid; zeros where it has none."""
+        self._need_plain("positions()")
+        if self.model.pos_embed is None:
+            return next(self.model.parameters()).new_zeros(1, grid[0] * grid[1], self.token_dim)
+        return resample(self.model.pos_embed[:, self._coded_prefix():], self.model.patch_embed.grid_size, grid)
+
+    def prefix(self, batch: int) -> Tensor:
+        """Class and register tokens with whatever positions the model gives them: (B, P, D)."""
+        self._need_plain("prefix()")
+        parts: list[Tensor] = [t for t in (self.model.cls_token, self.model.reg_token) if t is not None]
+        if not parts:
+            return next(self.model.parameters()).new_zeros(batch, 0, self.token_dim)
+        tokens = torch.cat(parts, 1)
+        if self._coded_prefix():
+            tokens = tokens + self.model.pos_embed[:, :self._coded_prefix()]
+        return tokens.expand(batch, -1, -1)
+
+    def trunk(self, tokens: Tensor, *, attend: Tensor | None = None,
+              collect: Sequence[int] = ()) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """All blocks and the last norm on exactly the tokens given; see :meth:`osteon.backbones.vit.ViT.trunk`."""
+        self._need_plain("trunk()")
+        depth = len(self.model.blocks)
+        if any(not -depth <= i < depth for i in collect):
+            raise UsageError(f"{self.name} has blocks 0 to {depth - 1}.", where=f"collect={list(collect)}")
+        x, outputs = self.model.norm_pre(self.model.pos_drop(tokens)), []
+        per_head = attend[:, None] if attend is not None and attend.dim() == 3 else attend
+        for block in self.model.blocks:
+            x = block(x) if per_head is None else block(x, attn_mask=per_head)
+            outputs.append(x)
+        x = self.model.norm(x)
+        return (x, [outputs[i] for i in collect]) if collect else x
+
+    def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
+                mask_token: Tensor | None = None) -> Features:
+        """(B, C, H, W) -> Features; see :meth:`Backbone.forward`."""
+        if not self.plain:
+            if keep is not None or mask is not None:
+                raise self._refuse("masks", "Choose a plain ViT of timm, or osteon's own vit_* and resnet*.")
+            self._check_images(x)
+            return self._features_only(x)
+        tokens, grid = self.stem(x), self.grid(*x.shape[-2:])
+        if mask is not None:
+            self._check_mask(mask, x.shape[0], grid)
+            tokens = replace_hidden(tokens, mask, mask_token)
+        tokens = tokens + self.positions(grid)
+        return self.finish(tokens if keep is None else take_kept(tokens, keep), grid)
+
+    def finish(self, tokens: Tensor, grid: tuple[int, int]) -> Features:
+        """Patch tokens with positions (B, K, D) -> trunk with class and register tokens -> the model's own pooling."""
+        prefix = self.prefix(tokens.shape[0])
+        out = cast(Tensor, self.trunk(torch.cat([prefix.to(tokens.dtype), tokens], 1)))
+        pooled = self.model.forward_head(out, pre_logits=True)
+        cls = out[:, 0] if self.model.cls_token is not None else None
+        return Features(pooled=pooled, tokens=out[:, prefix.shape[1]:], grid=grid, cls=cls)
+
+    def _features_only(self, x: Tensor) -> Features:
+        if hasattr(self.model, "forward_intermediates"):
+            last, levels = self.model.forward_intermediates(x, output_fmt="NCHW")
+        else:
+            last, levels = self.model.forward_features(x), []
+        pooled = self.model.forward_head(last, pre_logits=True)
+        if last.dim() == 3:
+            grid = _grid_of(last.shape[1] - self._prefix_count(), x.shape[2], x.shape[3], self.name)
+            return Features(pooled=pooled, tokens=last[:, self._prefix_count():], grid=grid)
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            last = last.permute(0, 3, 1, 2)
+        return map_features(last, pooled, [*levels[:-1], last] if levels else [last])
+
+    def _coded_prefix(self) -> int:
+        """How many prefix tokens share the table of positions."""
+        return 0 if self.model.no_embed_class or self.model.pos_embed is None else self.model.num_prefix_tokens
+
+    def _prefix_count(self) -> int:
+        return int(getattr(self.model, "num_prefix_tokens", 0))
+
+    def _need_plain(self, what: str) -> None:
+        if not self.plain:
+            raise self._refuse(what, "Choose a plain ViT of timm, or osteon's own vit_*.")
+
+
+def _create(name: str, channels: int, size: int, options: dict[str, Any]) -> Any:
+    if not timm.is_model(name.split(".")[0]):
+        raise UsageError(f"timm has no model {name!r}.{nearest(name, timm.list_models())}", where="backbone",
+                         fix="See timm.list_models().")
+    for key in OURS:
+        if key in options:
+            raise UsageError(f"{key} follows from the data and cannot be set.", where=f"backbone timm:{name}")
+    fixed: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
+    try:
+        try:
+            return timm.create_model(name, **options, **fixed, img_size=size)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            return timm.create_model(name, **options, **fixed)  # convolutional: works at any size
+    except (TypeError, AssertionError, ValueError) as error:
+        raise UsageError(f"timm cannot build {name} with {options}: {error}", where=f"backbone timm:{name}") from error
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether the model embeds patches, adds positions and runs blocks exactly as timm's VisionTransformer does."""
+    if not isinstance(model, VisionTransformer) or not isinstance(model.patch_embed, PatchEmbed):
+        return False
+    same = all(getattr(type(model), m) is getattr(VisionTransformer, m) for m in ("_pos_embed", "forward_features"))
+    return same and isinstance(model.patch_drop, nn.Identity)
+
+
+def _grid_of(count: int, height: int, width: int, name: str) -> tuple[int, int]:
+    """The grid of ``count`` tokens with the image's aspect ratio."""
+    rows = max(1, round((count * height / width) ** 0.5))
+    if count % rows:
+        raise UsageError(f"{name} gives {count} tokens that form no grid for {height} x {width} pixels.",
+                         where="backbone")
+    return rows, count // rows

@@ -1,0 +1,266 @@
+"""Vision Transformer: an image as a sequence of patches.
+
+Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1. Module names are timm's, so that its weights load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from osteon.backbones._base import Backbone, replace_hidden, take_kept
+from osteon.core.card import Card
+from osteon.core.errors import UsageError
+from osteon.parts.drop import DropPath, drop_rates
+from osteon.parts.positions import resample, sincos_2d
+from osteon.parts.transformer import Mlp
+from osteon.parts.types import Features
+
+CARD = Card(
+    kind="backbone",
+    name="vit",
+    papers=("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
+            "Vision Transformers Need Registers", "Going deeper with Image Transformers"),
+    modalities=("image",),
+    differs="Fixed sine-cosine positions and the mean of the patch tokens by default (the paper: learned positions and "
+    "a class token, both options here); the patch size follows the image size.",
+    backbones=("tokens",),
+    cost="grows with the square of the number of tokens",
+)
+
+#: Name -> width, depth, heads. vit_compact, vit_small and vit_base are DeiT's Ti, S and B.
+SIZES: dict[str, dict[str, int]] = {
+    "vit_tiny": {"dim": 64, "depth": 5, "heads": 4},
+    "vit_mini": {"dim": 128, "depth": 6, "heads": 4},
+    "vit_compact": {"dim": 192, "depth": 12, "heads": 3},
+    "vit_small": {"dim": 384, "depth": 12, "heads": 6},
+    "vit_base": {"dim": 768, "depth": 12, "heads": 12},
+}
+
+
+def default_patch(size: int) -> int:
+    """Side of a patch in pixels: 2 below 16 px, 4 below 48, 8 below 128, else 16; lowered until it divides ``size``."""
+    wanted = 2 if size < 16 else 4 if size < 48 else 8 if size < 128 else 16
+    patch = next(p for p in range(min(wanted, size), 0, -1) if size % p == 0)
+    if patch * 2 < wanted:
+        raise UsageError(f"No patch between {wanted // 2} and {wanted} pixels divides {size} pixels.", where="patch",
+                         fix="Resize the images to a multiple of 4, or set patch.")
+    return patch
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one projection for queries, keys and values."""
+
+    def __init__(self, dim: int, heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
+        """(B, M, D) -> (B, M, D); ``attend`` (B, M, M) or (M, M) bool, True = the row may attend to the column."""
+        q, k, v = self._split(x)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=_per_head(attend))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def attention_weights(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
+        """The weights ``softmax(q k^T / sqrt(d))`` that :meth:`forward` uses but never stores: (B, heads, M, M)."""
+        q, k, _ = self._split(x)
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if attend is not None:
+            scores = scores.masked_fill(~cast(Tensor, _per_head(attend)), -torch.inf)
+        return scores.softmax(-1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # 3 of (B, heads, M, d)
+        return q, k, v
+
+
+def _per_head(attend: Tensor | None) -> Tensor | None:
+    return attend[:, None] if attend is not None and attend.dim() == 3 else attend
+
+
+class LayerScale(nn.Module):
+    """A learned scale per feature on a residual branch (Touvron et al. 2021, arXiv:2103.17239, section 2)."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm block: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
+
+    def __init__(self, dim: int, heads: int, *, mlp_ratio: float, qkv_bias: bool, layer_scale: float,
+                 drop: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn, self.mlp = Attention(dim, heads, qkv_bias), Mlp(dim, mlp_ratio)
+        self.ls1: nn.Module = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.ls2: nn.Module = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.drop_path = DropPath(drop)
+
+    def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
+        """(B, M, D) -> (B, M, D)."""
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), attend=attend)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+class PatchEmbed(nn.Module):
+    """Each patch through one linear map, written as a convolution: (B, C, H, W) -> (B, N, D) in raster order."""
+
+    def __init__(self, channels: int, patch: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, dim, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed."""
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class ViT(Backbone):
+    """Vision Transformer.
+
+    Args:
+        name: the name it was built by.
+        channels: number of input channels.
+        size: side of the images in pixels; others work if the patch divides them.
+        dim: width of a token.
+        depth: number of blocks.
+        heads: attention heads; must divide ``dim``.
+        patch: side of a patch in pixels; 0 = by image size (:func:`default_patch`).
+        mlp_ratio: width of the hidden layer of the MLP over ``dim``.
+        pool: what ``pooled`` is: the mean of the patch tokens, or the class token (which exists only then).
+        registers: number of register tokens (Darcet et al. 2024, arXiv:2309.16588).
+        positions: fixed sine-cosine positions, or learned ones interpolated to other grids.
+        qkv_bias: bias of the query, key and value projection.
+        layer_scale: start of a learned scale on every residual branch; 0 = none.
+        drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+    """
+
+    kind = "tokens"
+
+    def __init__(self, name: str, *, channels: int, size: int, dim: int, depth: int, heads: int, patch: int = 0,
+                 mlp_ratio: float = 4.0, pool: Literal["mean", "cls"] = "mean", registers: int = 0,
+                 positions: Literal["sincos", "learned"] = "sincos", qkv_bias: bool = True,
+                 layer_scale: float = 0.0, drop_path: float = 0.0) -> None:
+        chosen = patch or default_patch(size)
+        options: dict[str, Any] = {
+            "dim": dim, "depth": depth, "heads": heads, "patch": chosen, "mlp_ratio": mlp_ratio, "pool": pool,
+            "registers": registers, "positions": positions, "qkv_bias": qkv_bias, "layer_scale": layer_scale,
+            "drop_path": drop_path}
+        super().__init__(name, channels=channels, size=size, options=options)
+        _check_options(options)
+        self.dim = self.token_dim = dim
+        self.stride, self.pool = chosen, pool
+        self.reference = self.grid(size, size)  # the grid whose cells positions are counted in
+        self.notes.append(f"patch {chosen} x {chosen} px, so {self.reference[0]} x {self.reference[1]} tokens: "
+                          + ("as asked" if patch else "rule: 2 px below 16, 4 below 48, 8 below 128, else 16"))
+        self.patch_embed = PatchEmbed(channels, chosen, dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "cls" else None
+        self.reg_token = nn.Parameter(torch.zeros(1, registers, dim)) if registers else None
+        cells = self.reference[0] * self.reference[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, cells, dim)) if positions == "learned" else None
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale, drop=rate)
+            for rate in drop_rates(drop_path, depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self._fixed: dict[tuple[int, int], Tensor] = {}  # sine-cosine positions already computed
+        self._initialise()
+
+    def stem(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> patch tokens (B, N, D) without positions."""
+        self._check_images(x)
+        self.grid(*x.shape[-2:])
+        return self.patch_embed(x)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1, N, D) of any grid, which is taken to show the field of view of the grid the network was built for."""
+        if self.pos_embed is not None:
+            return resample(self.pos_embed, self.reference, grid)
+        like = self.norm.weight
+        known = self._fixed.get(grid)
+        if known is None or known.device != like.device or known.dtype != like.dtype:
+            with torch.inference_mode(False):  # what evaluation computes first must serve training too
+                known = self._fixed[grid] = sincos_2d(grid, self.dim, reference=self.reference).to(like)
+        return known
+
+    def prefix(self, batch: int) -> Tensor:
+        """Class token, then registers: (B, P, D), P = 0 when there are none. They carry no position."""
+        parts: list[Tensor] = [p for p in (self.cls_token, self.reg_token) if p is not None]
+        if not parts:
+            return self.norm.weight.new_zeros(batch, 0, self.dim)
+        return torch.cat(parts, 1).expand(batch, -1, -1)
+
+    def trunk(self, tokens: Tensor, *, attend: Tensor | None = None,
+              collect: Sequence[int] = ()) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """All blocks and the last norm on exactly the tokens given; :meth:`prefix` tokens are the caller's to prepend.
+
+        Args:
+            tokens: (B, M, D), positions added.
+            attend: (B, M, M) or (M, M) bool, True = the row may attend to the column.
+            collect: block numbers from 0 (negative: from the end) whose outputs, before the last norm, are returned
+                as a list in that order beside the tokens.
+        """
+        depth = len(self.blocks)
+        if any(not -depth <= i < depth for i in collect):
+            raise UsageError(f"{self.name} has blocks 0 to {depth - 1}.", where=f"collect={list(collect)}")
+        wanted = [i % depth for i in collect]
+        seen: dict[int, Tensor] = {}
+        for i, block in enumerate(self.blocks):
+            tokens = block(tokens, attend=attend)
+            if i in wanted:
+                seen[i] = tokens
+        tokens = self.norm(tokens)
+        return (tokens, [seen[i] for i in wanted]) if wanted else tokens
+
+    def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
+                mask_token: Tensor | None = None) -> Features:
+        """(B, C, H, W) -> Features; see :meth:`Backbone.forward`."""
+        tokens, grid = self.stem(x), self.grid(*x.shape[-2:])
+        if mask is not None:
+            self._check_mask(mask, x.shape[0], grid)
+            tokens = replace_hidden(tokens, mask, mask_token)
+        tokens = tokens + self.positions(grid)
+        return self.finish(tokens if keep is None else take_kept(tokens, keep), grid)
+
+    def finish(self, tokens: Tensor, grid: tuple[int, int]) -> Features:
+        """Patch tokens with positions (B, K, D) of a grid -> trunk with class and register tokens -> Features."""
+        prefix = self.prefix(tokens.shape[0])
+        count = prefix.shape[1]
+        out = cast(Tensor, self.trunk(torch.cat([prefix.to(tokens.dtype), tokens], 1) if count else tokens))
+        cls = out[:, 0] if self.cls_token is not None else None
+        patches = out[:, count:]
+        return Features(pooled=patches.mean(1) if cls is None else cls, tokens=patches, grid=grid, cls=cls)
+
+    def _initialise(self) -> None:
+        """Xavier-uniform linear maps, patches included, as in MAE's code; tokens and positions normal with sd 0.02."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.dim, -1))
+        nn.init.zeros_(cast(Tensor, self.patch_embed.proj.bias))
+        for token in (self.cls_token, self.reg_token, self.pos_embed):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    dim, heads = options["dim"], options["heads"]
+    if min(dim, heads, options["depth"], options["patch"]) < 1 or dim % heads:
+        raise UsageError(f"heads ({heads}) must divide dim ({dim}); dim, depth and patch are at least 1.", where="vit")
+    if options["registers"] < 0 or options["mlp_ratio"] <= 0:
+        raise UsageError("registers must not be negative and mlp_ratio must be positive.", where="vit")
+    for key, allowed in (("pool", ("mean", "cls")), ("positions", ("sincos", "learned"))):
+        if options[key] not in allowed:
+            raise UsageError(f"{key} must be one of {', '.join(allowed)}, not {options[key]!r}.", where="vit")
