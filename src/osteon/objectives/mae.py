@@ -1,0 +1,81 @@
+"""MAE: encode a quarter of the patches, rebuild the other three quarters with a light decoder.
+
+He et al. 2021, arXiv:2111.06377, sec. 3 and table 8.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from osteon.backbones import Backbone
+from osteon.core.card import Card
+from osteon.objectives._masked import Masked
+from osteon.parts.positions import sincos_2d
+from osteon.parts.targets import patchify, standardise_patches, unstandardise_patches
+from osteon.parts.transformer import TokenDecoder
+from osteon.parts.types import DataSpec, Draws
+from osteon.views import make_views
+from osteon.views.masks import random_mask, visible_indices
+
+CARD = Card(
+    kind="objective",
+    name="mae",
+    papers=("Masked Autoencoders Are Scalable Vision Learners",),
+    modalities=("image",),
+    differs="Decoder width and depth scale with the encoder (half its width rounded to a multiple of 16, at least 64; "
+    "2 blocks) instead of 512 wide and 8 deep.",
+    backbones=("tokens",),
+    cost="1 encoder forward on 25 % of the tokens plus a small decoder on all",
+)
+
+
+class MAE(Masked):
+    """Masked autoencoder: the encoder sees only the visible patches.
+
+    Args:
+        backbone: network to train.
+        data: what the data look like.
+        ratio: share of patches hidden.
+        decoder_dim: width of the decoder; 0 = half the encoder's, at least 64.
+        decoder_depth: blocks of the decoder.
+        norm_pix: predict patches standardised by their own mean and deviation.
+        crop_min: smallest area share of the random crop.
+        flip: mirror left-right at random.
+    """
+
+    # The paper's 2.4e-3 at batch 4096; the square root keeps Adam's noise scale and suits short runs at small batches.
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 2.4e-3, "lr_per": 4096, "lr_rule": "sqrt", "betas": (0.9, 0.95),
+                        "weight_decay": 0.05, "warmup": 0.05}
+
+    def __init__(self, backbone: Backbone, data: DataSpec, *, ratio: float = 0.75, decoder_dim: int = 0,
+                 decoder_depth: int = 2, norm_pix: bool = True, crop_min: float = 0.2, flip: bool = True) -> None:
+        views = make_views("crop_flip", data, flip=flip, min_scale=crop_min)
+        super().__init__(backbone, data, views=views)
+        self.ratio, self.norm_pix = ratio, norm_pix
+        dim = decoder_dim or max(64, backbone.dim // 2 // 16 * 16)
+        grid = backbone.grid(data.size, data.size)
+        self.decoder = TokenDecoder(backbone.token_dim, self.patch**2 * data.channels, sincos_2d(grid, dim),
+                                    depth=decoder_depth, heads=max(1, dim // 32))
+
+    def mask(self, grid: tuple[int, int], draws: Draws) -> Tensor:
+        """Uniformly random patches, the same number in every sample."""
+        return random_mask(grid, self.ratio, draws)
+
+    def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode the visible patches only, decode all."""
+        keep = visible_indices(mask)
+        features = self.backbone(x, keep=keep)
+        return self.decoder(features.tokens, keep), features.pooled
+
+    def target(self, x: Tensor) -> Tensor:
+        """Pixels of each patch, standardised within the patch when ``norm_pix``."""
+        patches = patchify(x, self.patch)
+        return standardise_patches(patches) if self.norm_pix else patches
+
+    def to_pixels(self, prediction: Tensor, patches: Tensor) -> Tensor:
+        """Undo the standardisation with the true patch's mean and deviation (for pictures only)."""
+        if not self.norm_pix:
+            return prediction
+        return unstandardise_patches(prediction, patches)

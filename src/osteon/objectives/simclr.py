@@ -1,0 +1,85 @@
+"""SimCLR: two views of a sample attract, all other samples of the batch repel.
+
+Chen et al. 2020, arXiv:2002.05709, eq. 1 and algorithm 1; the deeper head is SimCLRv2's,
+Chen et al. 2020, arXiv:2006.10029, sec. 3.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from osteon.backbones import Backbone
+from osteon.core.card import Card
+from osteon.objectives._joint import Joint
+from osteon.parts.heads import mlp
+from osteon.parts.types import DataSpec, Loss, Step
+from osteon.views import make_views
+
+CARD = Card(
+    kind="objective",
+    name="simclr",
+    papers=(
+        "A Simple Framework for Contrastive Learning of Visual Representations",
+        "Big Self-Supervised Models are Strong Semi-Supervised Learners",
+    ),
+    modalities=("image",),
+    differs="The loss is the mean over all 2B views; the authors' release adds the two views' means, twice as much. "
+    "The head's width is the backbone's (at least 128) rather than fixed at 2048.",
+    rows=(411,),
+    cost="2 forwards per image",
+)
+
+
+def nt_xent(z_BVP: Tensor, temperature: float) -> Tensor:
+    """Normalised-temperature cross-entropy over every pair of views of a sample.
+
+    For view i of a sample and each other view p of it: -log exp(s_ip/T) / sum over all a != i of exp(s_ia/T), with s
+    the cosine similarity. (B, V, P) -> ().
+    """
+    b, v, _ = z_BVP.shape
+    z = F.normalize(z_BVP.float(), dim=-1).transpose(0, 1).reshape(v * b, -1)
+    logits = z @ z.T / temperature
+    logits.fill_diagonal_(float("-inf"))
+    log_prob = logits.log_softmax(dim=1)
+    rows = torch.arange(v * b, device=z.device)
+    shifts = [log_prob[rows, (rows + k * b) % (v * b)] for k in range(1, v)]
+    return -torch.stack(shifts).mean()
+
+
+class SimCLR(Joint):
+    """Contrast two views of each image against the rest of the batch.
+
+    Args:
+        backbone: network to train.
+        data: what the data look like.
+        temperature: T of the softmax.
+        head_layers: layers of the projection head (2: SimCLR, 3: SimCLRv2).
+        head_width: width of the hidden layers; 0 = the backbone's width, at least 128.
+        out: width of the embedding.
+        crop_min: smallest area share of a crop; None = by the size of the images.
+        flip: mirror views left-right at random.
+        strength: strength of the colour jitter; None = by the size of the images.
+    """
+
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "weight_decay": 0.05, "warmup": 0.05}
+
+    def __init__(self, backbone: Backbone, data: DataSpec, *, temperature: float = 0.1, head_layers: int = 3,
+                 head_width: int = 0, out: int = 128, crop_min: float | None = None, flip: bool = True,
+                 strength: float | None = None) -> None:
+        width = head_width or max(backbone.dim, 128)
+        super().__init__(
+            backbone,
+            data,
+            views=make_views("simclr", data, flip=flip, strength=strength, min_scale=crop_min),
+            projector=mlp((backbone.dim, *[width] * (head_layers - 1), out), last_norm=True),
+        )
+        self.temperature = temperature
+
+    def agree(self, z: Tensor, p: Tensor | None, t: Tensor | None, step: Step) -> Loss:
+        """NT-Xent of the views' projections."""
+        total = nt_xent(z, self.temperature)
+        return Loss(total, {"nt_xent": total.detach()})

@@ -1,0 +1,347 @@
+"""The training loop: encode, score the global batch, back-propagate, step; exact under ranks and accumulation."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from osteon.core.errors import Interrupted, MonitorStop, UsageError
+from osteon.core.run import RunFolder, flatten_state, unflatten_state
+from osteon.data import Dataset, Loader
+from osteon.parts.norm import BatchNorm
+from osteon.parts.objective import Objective
+from osteon.parts.types import Draws, Loss, Step
+from osteon.train.monitors import CollapseMonitor, NumberMonitor
+from osteon.train.optim import clip_gradients, make_optimizer
+from osteon.train.schedule import value_at
+from osteon.train.settings import TrainSettings
+
+#: called after every step with the step number and what is worth showing
+Watcher = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass
+class TrainResult:
+    """What a run came to: steps done, seconds spent in this process, and the last logged values."""
+
+    steps: int
+    seconds: float
+    last: dict[str, float]
+
+
+class Engine:
+    """One optimiser step of an objective, on this device, over all ranks and micro-batches.
+
+    Args:
+        objective: what is trained.
+        settings: resolved settings.
+        fabric: device, precision and ranks.
+    """
+
+    def __init__(self, objective: Objective, settings: TrainSettings, fabric: Fabric) -> None:
+        self.objective, self.settings, self.fabric = objective, settings, fabric
+        self.world, self.rank = fabric.world_size, fabric.global_rank
+        if settings.batch_size % (self.world * settings.accumulate):
+            raise UsageError(f"batch_size={settings.batch_size} cannot be shared by {self.world} processes and "
+                             f"{settings.accumulate} micro-batches.", where="--batch-size")
+        refuse_inexact_accumulation(objective, settings)
+        self.named = [(n, p) for n, p in objective.named_parameters() if p.requires_grad]
+        self.params = [p for _, p in self.named]
+        self.optimizer = make_optimizer(
+            self.named, name=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay,
+            momentum=settings.momentum, betas=settings.betas,
+            layer_decay=None if settings.layer_decay == 1.0 else settings.layer_decay)
+        self.base_lr = [g["lr"] for g in self.optimizer.param_groups]
+        self.base_decay = [g["weight_decay"] for g in self.optimizer.param_groups]
+
+    def run(self, batch: dict[str, Tensor], step: Step) -> tuple[Loss, Tensor, float]:
+        """Do one step; return the loss, the gathered pooled features and the gradient norm before clipping."""
+        self.set_rates(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, features = self.gradients(batch, step)
+        self.average_gradients()
+        norm = float(clip_gradients(self.params, self.settings.clip or math.inf))
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self.objective.after_step(step)
+        return loss, features, norm
+
+    def set_rates(self, step: Step) -> None:
+        """Learning rate and weight decay of this step."""
+        s = self.settings
+        factor = value_at(step.index, total=s.steps, schedule=s.schedule, start=1.0, end=s.end_lr,
+                          warmup=round(s.warmup * s.steps))
+        for group, lr, decay in zip(self.optimizer.param_groups, self.base_lr, self.base_decay, strict=True):
+            group["lr"] = lr * factor
+            if s.weight_decay_end >= 0 and decay > 0:
+                group["weight_decay"] = value_at(step.index, total=s.steps, schedule="cosine", start=decay,
+                                                 end=s.weight_decay_end)
+
+    def gradients(self, batch: dict[str, Tensor], step: Step) -> tuple[Loss, Tensor]:
+        """Leave in ``.grad`` this rank's share: the mean over ranks is the gradient of the global batch's loss."""
+        parts = self.settings.accumulate
+        local = next(iter(batch.values())).shape[0]
+        size = local // parts
+        slices = [slice(i * size, (i + 1) * size) for i in range(parts)]
+        if parts > 1 and self.objective.additive:
+            losses, features = [], []
+            for i, rows in enumerate(slices):
+                encoded = self.encode(batch, rows, step, i)
+                loss = self.objective.score(encoded, step)
+                (loss.total / parts).backward()
+                losses.append(loss)
+                features.append(encoded["features"])
+            return self.mean_loss(losses), self.gather(torch.cat(features))
+
+        cached = parts > 1
+        with torch.set_grad_enabled(not cached):
+            encodings = [self.encode(batch, rows, step, i) for i, rows in enumerate(slices)]
+        leaves = {}
+        for key in encodings[0]:
+            whole = torch.cat([e[key] for e in encodings]) if parts > 1 else encodings[0][key]
+            leaf = self.gather(whole.detach())
+            leaves[key] = leaf.requires_grad_() if leaf.is_floating_point() and key != "features" else leaf
+        loss = self.objective.score(leaves, step)
+        loss.total.backward()
+        for i, rows in enumerate(slices):
+            encoded = self.encode(batch, rows, step, i) if cached else encodings[i]
+            start = self.rank * local + rows.start
+            pairs = [(e, leaves[k].grad[start:start + size] * self.world) for k, e in encoded.items()
+                     if e.requires_grad and leaves[k].grad is not None]
+            if pairs:
+                torch.autograd.backward([e for e, _ in pairs], [g for _, g in pairs])
+        return Loss(loss.total.detach(), loss.parts), leaves["features"]
+
+    def encode(self, batch: dict[str, Tensor], rows: slice, step: Step, part: int) -> dict[str, Tensor]:
+        """Encode some local rows; dropout is keyed by (seed, step, rank, micro-batch), so a second pass repeats it."""
+        local = next(iter(batch.values())).shape[0]
+        offset = self.rank * local
+        draws = Draws(step, torch.arange(offset + rows.start, offset + rows.stop), local * self.world,
+                      self.fabric.device, source=lambda key, at: self.rows_of(batch, key, at))
+        torch.manual_seed(hash((self.settings.seed, step.index, self.rank, part)) & 0x7FFFFFFF)
+        with self.fabric.autocast():
+            encoded = self.objective.encode({k: v[rows] for k, v in batch.items()}, draws)
+        return {k: v.float() if v.is_floating_point() else v for k, v in encoded.items()}
+
+    def rows_of(self, batch: dict[str, Tensor], key: str, rows: Tensor) -> Tensor:
+        """Entries of the global batch at global rows (every rank must ask at the same time)."""
+        return self.gather(batch[key])[rows.to(batch[key].device)]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Concatenate over ranks, without gradient."""
+        if self.world == 1:
+            return x
+        out = [torch.empty_like(x) for _ in range(self.world)]
+        dist.all_gather(out, x.contiguous())
+        return torch.cat(out)
+
+    def mean_loss(self, losses: Sequence[Loss]) -> Loss:
+        """Mean of micro-batches and ranks, for the log."""
+        def mean(values: list[Tensor]) -> Tensor:
+            value = torch.stack([v.detach().float() for v in values]).mean()
+            return self.gather(value[None]).mean() if self.world > 1 else value
+
+        return Loss(mean([x.total for x in losses]), {k: mean([x.parts[k] for x in losses]) for k in losses[0].parts})
+
+    def average_gradients(self) -> None:
+        """Mean over ranks, in one message."""
+        if self.world == 1:
+            return
+        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for p, g in zip(self.params, flat.split([g.numel() for g in grads]), strict=True):
+            p.grad = g.view_as(p)
+
+
+def refuse_inexact_accumulation(objective: Objective, settings: TrainSettings) -> None:
+    """BatchNorm in a training network sees the micro-batch: refuse unless the user allows it."""
+    if settings.accumulate == 1 or settings.accumulate_inexact:
+        return
+    for name, module in objective.named_modules():
+        if isinstance(module, BatchNorm | nn.modules.batchnorm._BatchNorm):
+            raise UsageError(
+                f"Accumulation cannot be exact here: {name} is a BatchNorm, whose statistics would be those of the "
+                f"micro-batch of {settings.batch_size // settings.accumulate}.", where="--accumulate",
+                fix="Use a backbone and head without BatchNorm, or accept it with --set accumulate_inexact=true.")
+
+
+class _Signals:
+    """Remembers SIGTERM and SIGINT so that the loop can save before it ends."""
+
+    def __init__(self) -> None:
+        self.caught = 0
+
+    @contextmanager
+    def watching(self) -> Iterator[_Signals]:
+        def note(number: int, _frame: object) -> None:
+            if self.caught:  # asked twice: do not wait for the step to end
+                raise KeyboardInterrupt
+            self.caught = number
+
+        try:
+            old = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not in the main thread: somebody else handles signals
+            yield self
+            return
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: TrainSettings, *, fabric: Fabric,
+          watch: Watcher | None = None, log: Watcher | None = None, say: Callable[[str], None] = print) -> TrainResult:
+    """Train an objective on a data set; resume from the run folder's newest complete checkpoint.
+
+    Args:
+        objective: what is trained; left on the fabric's device.
+        dataset: the samples.
+        run: an open, locked run folder.
+        settings: resolved settings.
+        fabric: device, precision and ranks.
+        watch: called after every step (progress bar).
+        log: called every ``log_every`` steps with the line of metrics, on rank 0 (loggers).
+        say: prints a message to the user.
+
+    Returns:
+        What the run came to.
+
+    Raises:
+        MonitorStop: NaN, infinity or collapse; the last good checkpoint is kept.
+        Interrupted: a signal; a checkpoint was saved.
+    """
+    objective.to(fabric.device)
+    if settings.channels_last:
+        for module in objective.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective.train()
+    engine = Engine(objective, settings, fabric)
+    collapse = CollapseMonitor()
+    numbers = NumberMonitor()
+    lead = fabric.global_rank == 0
+    start = _resume(objective, engine, collapse, run, settings, say if lead else _mute)
+    loader = Loader(dataset, settings.batch_size, settings.seed, rank=fabric.global_rank, world=fabric.world_size)
+    last: dict[str, float] = {}
+    begun = mark = time.perf_counter()
+    seen = 0
+    with _Signals().watching() as signals:
+        batches = loader.iterate(start, settings.steps)
+        for index in range(start, settings.steps):
+            batch = {k: v.to(fabric.device, non_blocking=True) for k, v in next(batches).items()}
+            step = Step(index, settings.steps, settings.seed)
+            loss, features, norm = engine.run(batch, step)
+            seen += settings.batch_size
+            _check_numbers(numbers, loss, norm, engine, batch, index, run)
+            done = index + 1
+            shown = {"loss": float(loss.total)}
+            if settings.collapse_stop and (index % settings.monitor_every == 0 or done == settings.steps):
+                last.update(collapse.check(features, index))
+            if lead and (index % settings.log_every == 0 or done == settings.steps):
+                now = time.perf_counter()
+                shown |= {f"loss/{k}": float(v) for k, v in loss.parts.items()}
+                shown |= {"grad_norm": norm, "lr": engine.optimizer.param_groups[0]["lr"],
+                          "images_per_s": seen / max(1e-9, now - mark)}
+                mark, seen = now, 0
+                last.update(shown)
+                if log:
+                    log(done, dict(last))
+            if watch and lead:
+                watch(done, last | shown)
+            stop = _any_rank(signals.caught, fabric)
+            if done == settings.steps or done % settings.checkpoint_every == 0 or stop:
+                _save(objective, engine, collapse, run, settings, done, lead)
+            if stop and done < settings.steps:
+                raise Interrupted(stop, where=str(run.path))
+        batches.close()
+    return TrainResult(settings.steps - start, time.perf_counter() - begun, last)
+
+
+def _mute(_text: str) -> None:
+    """Say nothing."""
+
+
+def _any_rank(caught: int, fabric: Fabric) -> int:
+    """The signal any rank caught, so that all stop at the same step."""
+    if fabric.world_size == 1:
+        return caught
+    flag = torch.tensor([caught], device=fabric.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return int(flag)
+
+
+def _check_numbers(monitor: NumberMonitor, loss: Loss, norm: float, engine: Engine, batch: dict[str, Tensor],
+                   index: int, run: RunFolder) -> None:
+    try:
+        monitor.check(loss, norm, engine.named, index, batch.get("index"))
+    except MonitorStop:
+        run.save_tensors(f"failed_batch_rank{engine.rank}.safetensors", batch)
+        raise
+
+
+def _save(objective: Objective, engine: Engine, collapse: CollapseMonitor, run: RunFolder, settings: TrainSettings,
+          done: int, lead: bool) -> None:
+    """Write a checkpoint (rank 0); every rank waits until it is on disk."""
+    if lead:
+        tensors = {f"objective.{k}": v for k, v in objective.state_dict().items()}
+        extra, skeleton = flatten_state({"optimizer": engine.optimizer.state_dict(), "collapse": collapse.state_dict()})
+        run.save_checkpoint(done, tensors | {f"state.{k}": v for k, v in extra.items()},
+                            {"step": done, "state": skeleton, "settings": asdict(settings)})
+    if engine.world > 1:
+        dist.barrier()
+
+
+def _resume(objective: Objective, engine: Engine, collapse: CollapseMonitor, run: RunFolder, settings: TrainSettings,
+            say: Callable[[str], None]) -> int:
+    """Load the newest complete checkpoint; return the step to go on from."""
+    found = run.latest_checkpoint()
+    for warning in run.warnings:
+        say(warning)
+    if found is None:
+        if engine.rank == 0:
+            run.truncate_metrics(0)
+        return 0
+    done, tensors, meta = found
+    objective.load_state_dict({k[len("objective."):]: v for k, v in tensors.items() if k.startswith("objective.")})
+    state = unflatten_state({k[len("state."):]: v for k, v in tensors.items() if k.startswith("state.")}, meta["state"])
+    engine.optimizer.load_state_dict(state["optimizer"])
+    collapse.load_state_dict(state["collapse"])
+    if engine.rank == 0:
+        run.truncate_metrics(done)
+    say(f"Resuming from step {done} of {settings.steps}.")
+    return int(done)
+
+
+def make_fabric(precision: str) -> Fabric:
+    """Fabric for this process; under ``torchrun`` one process a rank, gloo on the CPU and NCCL on GPUs.
+
+    Args:
+        precision: ``"32"`` or ``"bf16"`` (autocast).
+    """
+    import os
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    fabric = Fabric(accelerator="auto", devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world > 1 else 1,
+                    num_nodes=max(1, world // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))),
+                    strategy="ddp" if world > 1 else "auto",
+                    precision="bf16-mixed" if precision == "bf16" else "32-true")
+    fabric.launch()
+    return fabric
+
+
+def to_state(module: nn.Module) -> dict[str, Any]:
+    """State of a module as contiguous CPU tensors, ready for safetensors."""
+    return {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}

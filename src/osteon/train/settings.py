@@ -1,0 +1,171 @@
+"""Every setting of a training run, resolved from the user's wishes, the objective's recipe and stated rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from osteon.core.errors import UsageError, nearest
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of a run; none is implicit.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: samples an optimiser step, over all ranks and micro-batches.
+        accumulate: micro-batches an optimiser step.
+        accumulate_inexact: allow accumulation although BatchNorm then sees micro-batches.
+        precision: ``"32"`` or ``"bf16"``.
+        channels_last: memory layout of convolutional networks.
+        compile: pass the backbone through ``torch.compile``.
+        seed: key of all randomness.
+        optimizer: adamw, adam, sgd, lars or lamb.
+        lr: peak learning rate, already scaled.
+        end_lr: learning rate at the end, as a share of the peak.
+        schedule: cosine, linear or constant.
+        warmup: share of the steps spent warming up.
+        weight_decay: decay of weights (never of biases and norms).
+        weight_decay_end: decay at the end, by a cosine; negative = constant.
+        momentum: momentum of SGD and LARS.
+        betas: moments of Adam-like optimisers.
+        layer_decay: factor of the learning rate from each layer to the one below; 1 = off.
+        clip: largest gradient norm; 0 = off.
+        log_every: steps between lines of metrics.
+        monitor_every: steps between checks for collapse.
+        checkpoint_every: steps between checkpoints.
+        collapse_stop: stop a run whose features collapse.
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int = 1
+    accumulate_inexact: bool = False
+    precision: str = "32"
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = 0
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    end_lr: float = 0.0
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    weight_decay_end: float = -1.0
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float = 1.0
+    clip: float = 0.0
+    log_every: int = 10
+    monitor_every: int = 20
+    checkpoint_every: int = 200
+    collapse_stop: bool = True
+
+
+#: keys of an objective's recipe that describe how the learning rate scales; they are not settings themselves
+_SCALING = {"lr_per", "lr_rule"}
+
+
+def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], samples: int, *,
+                     kind: str) -> tuple[TrainSettings, list[str]]:
+    """Fill every setting and say how: user's wish, else the objective's recipe, else a rule.
+
+    Args:
+        wishes: what the user asked for; None means "not asked". ``epochs`` may stand for ``steps``.
+        recipe: the objective's defaults.
+        samples: size of the data set.
+        kind: kind of the backbone, ``"tokens"`` or ``"maps"``.
+
+    Returns:
+        The settings and one printable line for each automatic choice.
+
+    Raises:
+        UsageError: for an unknown setting or an impossible value.
+    """
+    known = {f.name for f in fields(TrainSettings)}
+    asked = {k: v for k, v in wishes.items() if v is not None}
+    for key in asked:
+        if key not in known | {"epochs"}:
+            raise UsageError(f"Unknown training setting '{key}'.{nearest(key, known)}", where="--set")
+    if samples < 2:
+        raise UsageError(f"Pre-training needs at least 2 samples; this source has {samples}.")
+    values: dict[str, Any] = {k: v for k, v in recipe.items() if k not in _SCALING}
+    values.update({k: v for k, v in asked.items() if k != "epochs"})
+    notes: list[str] = []
+
+    if asked.get("batch_size") is None:
+        largest = min(256, samples)
+        values["batch_size"] = 2 ** int(math.log2(max(2, min(largest, samples // 4 or samples))))
+        notes.append(f"batch_size={values['batch_size']}: largest power of two up to 256 that leaves at least four "
+                     f"steps an epoch of {samples} samples")
+    batch = int(values["batch_size"])
+    if batch > samples:
+        raise UsageError(f"batch_size={batch} is larger than the {samples} samples of the source.",
+                         where="--batch-size", fix=f"Use at most {samples}.")
+    per_epoch = samples // batch
+    if asked.get("steps") is None:
+        epochs = float(asked.get("epochs") or 100)
+        steps = max(1, round(epochs * per_epoch))
+        if "epochs" not in asked:
+            steps = min(steps, 10_000)
+            notes.append(f"steps={steps}: 100 epochs of {per_epoch} steps, at most 10,000")
+        else:
+            notes.append(f"steps={steps}: {epochs:g} epochs of {per_epoch} steps")
+        values["steps"] = steps
+    elif "epochs" in asked:
+        raise UsageError("Give --steps or --epochs, not both.", where="--steps/--epochs")
+    if asked.get("lr") is None and "lr" in recipe:
+        values["lr"], text = _scale(float(recipe["lr"]), batch, recipe)
+        notes.append(text)
+    if asked.get("precision", "auto") == "auto":
+        values["precision"], text = default_precision(kind)
+        notes.append(text)
+    if "channels_last" not in asked:
+        values["channels_last"] = kind == "maps"
+        notes.append(f"channels_last={values['channels_last']}: on for convolutional backbones")
+    values["precision"] = {"bf16-mixed": "bf16", "32-true": "32"}.get(str(values["precision"]), str(values["precision"]))
+    _check(values, per_rank_note=notes)
+    return TrainSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}), notes
+
+
+def _scale(lr: float, batch: int, recipe: Mapping[str, Any]) -> tuple[float, str]:
+    per, rule = int(recipe.get("lr_per", 0)), str(recipe.get("lr_rule", "linear"))
+    if not per:
+        return lr, f"lr={lr:g}: the recipe's, not scaled with the batch"
+    factor = batch / per if rule == "linear" else math.sqrt(batch / per)
+    how = "batch" if rule == "linear" else "the square root of the batch"
+    return lr * factor, f"lr={lr * factor:.3g}: the recipe's {lr:g} for batch {per}, scaled with {how}"
+
+
+def default_precision(kind: str) -> tuple[str, str]:
+    """bf16 where the processor multiplies it natively and the network gains from it, else fp32; with the rule."""
+    import torch
+
+    if torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported():
+            return "bf16", "precision=bf16: the GPU supports it"
+        return "32", "precision=32: this GPU has no bf16"
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    native = native or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    if native and kind == "maps":
+        return "bf16", "precision=bf16: this CPU multiplies bf16 natively and the backbone is convolutional"
+    why = "small Transformers gain nothing from bf16 on a CPU" if native else "this CPU has no native bf16"
+    return "32", f"precision=32: {why}"
+
+
+def _check(values: Mapping[str, Any], per_rank_note: list[str]) -> None:
+    choices = {"precision": ("32", "bf16"), "optimizer": ("adamw", "adam", "sgd", "lars", "lamb"),
+               "schedule": ("cosine", "linear", "constant")}
+    for key, allowed in choices.items():
+        if key in values and values[key] not in allowed:
+            raise UsageError(f"{key}={values[key]!r} is not one of {', '.join(allowed)}.{nearest(str(values[key]), allowed)}",
+                             where=f"--set {key}")
+    for key in ("steps", "batch_size", "accumulate"):
+        if int(values.get(key, 1)) < 1:
+            raise UsageError(f"{key} must be at least 1, not {values[key]}.", where=key)
+    if int(values["batch_size"]) % int(values.get("accumulate", 1)):
+        raise UsageError(f"batch_size={values['batch_size']} cannot be cut into accumulate={values['accumulate']} equal "
+                         "micro-batches.", where="--accumulate")
