@@ -1,0 +1,69 @@
+# osteon: `make demo` and `make test` are the two commands a new user needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# In the environment, so that it overrides whatever the machine's own pip configuration constrains.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# One thread a process: pytest runs one process a core.
+WORKERS ?= auto
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: demo test install dev lint types layers dup pytest contracts bench claims faults docs clean help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+demo: $(VENV)/.installed  ## install and run the main job on scikit-learn's digits; leaves runs/demo/report.html
+	$(BIN)/osteon demo
+
+test: $(VENV)/.installed-dev lint types layers dup pytest  ## install, then lint, types, layering, duplication, tests
+
+install: $(VENV)/.installed  ## the environment of `make demo`
+dev: $(VENV)/.installed-dev  ## the environment of `make test`
+
+# Stamps: an install runs once, and again when what it depends on changes.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -e ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+lint: $(VENV)/.installed-dev  ## ruff
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev  ## mypy
+	$(BIN)/mypy
+
+layers: $(VENV)/.installed-dev  ## the direction of imports
+	$(BIN)/lint-imports
+
+dup: $(VENV)/.installed-dev  ## duplicated runs of lines
+	$(BIN)/python tools/duplication.py src
+
+pytest: $(VENV)/.installed-dev  ## every test
+	$(PYTEST) -n $(WORKERS) --dist loadfile
+
+contracts: $(VENV)/.installed-dev  ## what every registered method must satisfy
+	$(PYTEST) -n $(WORKERS) tests/contracts
+
+bench: $(VENV)/.installed-dev  ## speed and memory, against peers
+	$(BIN)/python -m benchmarks.speed
+
+claims: $(VENV)/.installed-dev  ## the published claims this project reproduces
+	$(BIN)/python -m benchmarks.claims
+
+faults: $(VENV)/.installed-dev  ## plant faults in every objective and see that a test fails
+	$(BIN)/python -m benchmarks.faults
+
+docs: $(VENV)/.installed-dev  ## the documentation site, strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+clean:  ## what builds and tools leave; runs/ and the environment stay
+	rm -rf build dist site docs/methods src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""osteon grows a backbone from your own data and tells you honestly whether it was worth it.
+
+>>> import osteon
+>>> osteon.pretrain("photos/", objective="simclr", out="runs/simclr")      # doctest: +SKIP
+>>> osteon.evaluate("runs/simclr", train="train.csv", test="test.csv")    # doctest: +SKIP
+
+Each verb is also a shell command with the same name, options and defaults: ``osteon --help``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from osteon.verbs.demo import demo
+    from osteon.verbs.embed import embed
+    from osteon.verbs.evaluate import evaluate
+    from osteon.verbs.export import export
+    from osteon.verbs.methods import methods
+    from osteon.verbs.pretrain import pretrain
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "demo", "embed", "evaluate", "export", "methods", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb on first use, so that ``import osteon`` stays light (PEP 562)."""
+    if name in __all__:
+        import importlib
+
+        verb = getattr(importlib.import_module(f"osteon.verbs.{name}"), name)
+        globals()[name] = verb
+        return verb
+    from osteon.core.errors import nearest
+
+    raise AttributeError(f"module 'osteon' has no attribute {name!r}.{nearest(name, __all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

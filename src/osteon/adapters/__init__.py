@@ -1,0 +1,1 @@
+"""Adaptations of a backbone to a task: one file a method."""

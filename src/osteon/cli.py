@@ -1,0 +1,318 @@
+"""The verbs in the shell: ``osteon pretrain photos/ --objective simclr --out runs/simclr``.
+
+This file knows names, help and exit codes. What a verb does is in ``osteon/verbs/``, imported when it is called, so
+that ``osteon --help`` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json as json_
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from osteon import __version__
+from osteon.core.errors import EXIT_CODES, OsteonError, UsageError
+
+#: ``\b`` keeps the lines of a paragraph as they are.
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
+DEBUG = "--debug"
+
+app = typer.Typer(name="osteon", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", show_default=False,
+                                       help="Folder of images, manifest (.csv, .parquet), arrays (.npy, .npz), a "
+                                            "Hugging Face datasets id, or digits.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a checkpoint.", show_default=False)]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"osteon {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                          help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an internal error; goes anywhere.")] = False,
+) -> None:
+    """Pre-train a backbone on your own data, and find out honestly whether it paid.
+
+    \b
+    First run:  osteon demo
+    Your data:  osteon pretrain photos/ --objective simclr --out runs/simclr
+                osteon evaluate runs/simclr --train train.csv --test test.csv
+    """
+
+
+@app.command(epilog="Example: osteon pretrain photos/ --objective mae --backbone vit_tiny --epochs 50 --out runs/mae")
+def pretrain(
+    source: Source,
+    out: Annotated[str, typer.Option("--out", "-o", help="Run folder. An existing one is resumed exactly; if its "
+                                     "settings differ, osteon refuses and names them.", show_default=False)],
+    objective: Annotated[str, typer.Option(help="What to learn: see 'osteon methods --kind objective'.")] = "simclr",
+    backbone: Annotated[str, typer.Option(help="vit_tiny, vit_mini, vit_small, vit_base, resnet_tiny, resnet_mini, "
+                                          "resnet18, resnet50, timm:NAME or hf:NAME. auto: by the image size and by "
+                                          "what the objective can train.")] = "auto",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: 100 epochs, at most 10,000 "
+                                              "steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0, help="Passes over the data; give this or --steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step, over all processes and micro-batches. "
+                                                   "Default: the largest power of two up to 256 that leaves four steps "
+                                                   "an epoch.")] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches a step; exact, or refused. "
+                                                   "Default: 1.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32 or bf16. Default: bf16 where the hardware gains from "
+                                                  "it.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Every random number of the run is a function of it. "
+                                             "Default: 0.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the objective, the "
+                                                   "training or the data, or backbone.KEY=VALUE; repeat it for "
+                                                   "more. Values are YAML. See 'osteon methods NAME'.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML such as a run's config.yaml; options given "
+                                               "here win.")] = None,
+    init: Annotated[str | None, typer.Option(metavar="RUN", help="Continue from the weights of a run, a checkpoint, "
+                                             "timm:NAME or hf:NAME.")] = None,
+    logger: Annotated[str, typer.Option(help="Comma-separated: jsonl (always written), tensorboard, wandb.")] = "jsonl",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Grow a backbone from your own data.
+
+    No labels needed. Run again with the same --out, it resumes: same final weights, bit for bit.
+    """
+    from osteon.core.options import parse_settings
+
+    settings = parse_settings(set_ or [])
+    run = _call("pretrain", source, objective=objective, backbone=backbone, out=out, steps=steps, epochs=epochs,
+          batch_size=batch_size, accumulate=accumulate, precision=precision, seed=seed, settings=settings,
+          config=config, init=init, loggers=_words(logger), progress=not quiet)
+    _done(run)
+
+
+@app.command(epilog="Example: osteon embed runs/simclr photos/ --out features/")
+def embed(
+    run: Run,
+    source: Source,
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for features.npy (memory-mapped) and the sample ids.",
+                                     show_default=False)],
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; changes speed and memory only.")] = 256,
+) -> None:
+    """Write the features of a source to disk.
+
+    One row a sample, memory-mapped, with the sample ids beside.
+    """
+    _done(_call("embed", run, source, out=out, batch_size=batch_size))
+
+
+@app.command(epilog="Example: osteon evaluate runs/simclr --train train.csv --test test.csv --label-budget 10,100,all")
+def evaluate(
+    run: Annotated[list[str], typer.Argument(metavar="RUN", show_default=False,
+                                             help="A run folder, or several: runs of one objective and backbone are "
+                                                  "seeds of one recipe.")],
+    train: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source the scores are fitted on.",
+                                       show_default=False)],
+    test: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source they are measured on. Nothing is ever "
+                                      "fitted here.", show_default=False)],
+    metrics: Annotated[str, typer.Option(help="Comma-separated: see 'osteon methods --kind evaluator'; "
+                                         "fine_tune trains the whole network.")] = "knn,ncm,linear_probe",
+    label_budget: Annotated[str, typer.Option(help="Comma-separated numbers of labelled samples, and "
+                                              "all.")] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of the labelled subset and of the controls' weights: what "
+                                       "intervals are taken over.")] = 3,
+    scratch_steps: Annotated[int | None, typer.Option(min=0, help="Steps of training from scratch and of fine-tuning; "
+                                                      "0: none. Default: as many as pre-training took.")] = None,
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Go on although test samples also occur in the "
+                                              "training or pre-training data.")] = False,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for evaluation.json and the report. "
+                                            "Default: the run folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every score, its interval and the "
+                                       "controls.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Score a run beside automatic controls.
+
+    The controls are raw pixels, the untrained backbone, and training from scratch on the same labels.
+    """
+    budgets = tuple(_budget(word) for word in _words(label_budget))
+    result = _call("evaluate", run if len(run) > 1 else run[0], train=train, test=test, metrics=_words(metrics),
+                   label_budget=budgets, seeds=seeds, scratch_steps=scratch_steps, allow_leaks=allow_leaks, out=out,
+                   progress=not quiet)
+    if json:
+        _print_json(result)
+    else:
+        from osteon.verbs.evaluate import summary
+
+        _print(summary(result))
+        _done(result["report"])
+
+
+@app.command(epilog="Examples: osteon methods simclr; osteon methods masked --kind objective --json")
+def methods(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[WORDS]...", show_default=False,
+                                                      help="Words that must all occur on a card, or a name.")] = None,
+    kind: Annotated[str | None, typer.Option(help="objective, evaluator, backbone, ...")] = None,
+    modality: Annotated[str | None, typer.Option(help="e.g. image")] = None,
+    paper: Annotated[str | None, typer.Option(help="Part of a paper's title, or its number.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the cards as a JSON list.")] = False,
+) -> None:
+    """What osteon can do.
+
+    Each method's card: paper, differences from it, options with types and defaults.
+    """
+    from osteon.core import registry
+    from osteon.verbs import methods as verb
+
+    text = " ".join(words or [])
+    found = verb.methods(text, kind=kind, modality=modality, paper=paper)
+    if json:
+        _print_json(verb.as_json(found))
+        return
+    if not found:
+        close = registry.suggest(text)
+        raise UsageError(f"No method fits{f' {text!r}' if text else ''}.", where="osteon methods",
+                         fix=f"Did you mean {' or '.join(close)}?" if close else "'osteon methods' lists them all.")
+    if verb.is_named(found[0], text) or len(found) == 1:
+        _print(verb.page(found[0]))
+        if len(found) > 1:
+            _print(f"\nAlso on the cards of: {', '.join(card.name for card in found[1:])}")
+    else:
+        _print(verb.table(found))
+        _print(f"\n{len(found)} methods. 'osteon methods NAME' shows one with its options.")
+
+
+@app.command(epilog="Example: osteon export runs/simclr --out backbone/")
+def export(
+    run: Run,
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder to write.", show_default=False)],
+    format_: Annotated[str, typer.Option("--format", help="What to write; weights always come with the preprocessing "
+                                         "they need.")] = "safetensors",
+) -> None:
+    """Write a backbone for use elsewhere.
+
+    It reloads in a fresh process, with the preprocessing its weights need.
+    """
+    _done(_call("export", run, out=out, format=format_))
+
+
+@app.command(epilog="Example: osteon demo")
+def demo(
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the runs and the report.")] = "runs/demo",
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every recipe and control.")] = 3,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="Time to aim at. Default: about 5 minutes on two "
+                                                  "cores.")] = None,
+) -> None:
+    """The whole story on a small data set.
+
+    Pre-trains three recipes on scikit-learn's digits (no download), evaluates them against the controls at several
+    label budgets, and leaves a report.
+    """
+    _done(_call("demo", out=out, seeds=seeds, minutes=minutes))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the ``osteon`` command: runs it and leaves with one of the documented exit codes."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = DEBUG in words
+    code = 0
+    try:
+        app([word for word in words if word != DEBUG] or ([] if not debug else ["--help"]), prog_name="osteon")
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except OsteonError as error:
+        code = error.code
+        _explain(error)
+        if debug:
+            traceback.print_exc()
+    except KeyboardInterrupt:
+        code = 130
+        _print("Interrupted.", stderr=True)
+    except Exception as error:
+        code = 1
+        _internal(error, debug)
+    sys.exit(code)
+
+
+def _call(verb: str, *args: Any, **options: Any) -> Any:
+    """Import a verb and run it."""
+    function = getattr(importlib.import_module(f"osteon.verbs.{verb}"), verb)
+    try:
+        return function(*args, **options)
+    except KeyboardInterrupt:  # Typer would turn it into exit code 1
+        _print("Interrupted.", stderr=True)
+        raise typer.Exit(130) from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _budget(word: str) -> int | str:
+    if word == "all":
+        return word
+    if not word.isdigit() or int(word) == 0:
+        raise UsageError(f"'{word}' is no label budget.", where="--label-budget",
+                         fix="Write positive whole numbers and 'all', e.g. 10,100,all.")
+    return int(word)
+
+
+def _done(path: object) -> None:
+    """Say where the result lies."""
+    if isinstance(path, Path | str):
+        _print(f"Wrote {path}")
+
+
+def _print(what: Any, *, stderr: bool = False) -> None:
+    """Print text as it is, or something rich can draw."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=stderr, highlight=False)
+    with console.capture() as drawn:
+        console.print(what, markup=False, soft_wrap=isinstance(what, str | Text))
+    _write(drawn.get(), sys.stderr if stderr else sys.stdout)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    """Write and flush. A reader that left early, as in ``osteon methods | head``, is no error."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _print_json(value: Any) -> None:
+    _write(json_.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", sys.stdout)
+
+
+def _explain(error: OsteonError) -> None:
+    """What was wrong, where, and what to do, on stderr."""
+    from rich.text import Text
+
+    message = Text.assemble(("Error: ", "bold red"), error.what)
+    for label, text in (("where", error.where), ("fix", error.fix)):
+        if text:
+            message.append_text(Text.assemble((f"\n  {label}: ", "bold"), str(text).strip()))
+    _print(message, stderr=True)
+
+
+def _internal(error: Exception, debug: bool) -> None:
+    """A defect of ours: a short message, and the traceback in a file (on the screen with ``--debug``)."""
+    text = "".join(traceback.format_exception(error))
+    handle, path = tempfile.mkstemp(prefix="osteon-error-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(f"osteon {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{text}")
+    if debug:
+        sys.stderr.write(text)
+    _print(f"Internal error: {type(error).__name__}: {error}\n  This is a defect in osteon, please report it with the "
+           f"file {path}", stderr=True)
+

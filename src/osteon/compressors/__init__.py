@@ -1,0 +1,1 @@
+"""Compressions of a model to a budget: one file a method."""

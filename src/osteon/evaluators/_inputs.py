@@ -1,0 +1,78 @@
+"""What every evaluator checks before it looks at features, so that a mistake is named and not scored."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osteon.core.errors import DataError
+
+Array = np.ndarray | Tensor
+
+
+def features(x: Array, name: str) -> Tensor:
+    """Features (N, D) as a finite float32 tensor on the device they are on; raises DataError otherwise."""
+    if isinstance(x, Tensor):
+        out = x.detach().to(torch.float32)
+    else:
+        array = np.asarray(x)
+        # Copy what torch could not share safely: other types, read-only memory maps, negative strides.
+        shared = array.dtype == np.float32 and array.flags.writeable and array.flags.c_contiguous
+        out = torch.from_numpy(array) if shared else torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    if out.ndim != 2 or 0 in out.shape:
+        raise DataError(f"Features must have the shape (samples, width), but {name} has {tuple(out.shape)}.",
+                        where=name)
+    # A sum is finite only if every term is, and needs no mask of the size of the data; overflow is checked in full.
+    if not torch.isfinite(out.sum()) and not torch.isfinite(out).all():
+        bad = (~torch.isfinite(out)).any(1).nonzero()[0].item()
+        raise DataError("Features hold NaN or infinite values.", where=f"{name}, row {bad}",
+                        fix="The backbone is broken there, or its input is.")
+    return out
+
+
+def labelled(train_x: Array, train_y: Array, test_x: Array, classes: int) -> tuple[Tensor, np.ndarray, Tensor]:
+    """Check a labelled task: train features (N, D), labels (N,) int64 or (N, K) uint8, test features (M, D)."""
+    x, test = features(train_x, "train_x"), features(test_x, "test_x")
+    if x.shape[1] != test.shape[1]:
+        raise DataError(f"Training features are {x.shape[1]} wide and test features {test.shape[1]}.", where="test_x")
+    return x, labels(train_y, len(x), classes), test.to(x.device)
+
+
+def labels(y: Array, rows: int, classes: int) -> np.ndarray:
+    """Labels as (N,) int64 in [0, classes) or (N, classes) uint8 of 0 and 1; raises DataError otherwise."""
+    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if len(array) != rows:
+        raise DataError(f"There are {rows} rows of features and {len(array)} labels.", where="train_y")
+    if classes < 1:
+        raise DataError(f"There must be at least one class, not {classes}.", where="classes")
+    if array.ndim == 2:
+        if array.shape[1] != classes or not np.isin(array, (0, 1)).all():
+            raise DataError(f"Multi-label labels must be 0 or 1 in {classes} columns, not {array.shape}.",
+                            where="train_y")
+        return array.astype(np.uint8)
+    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+        raise DataError(f"Labels must be whole numbers (N,) or 0/1 (N, K), not {array.dtype} {array.shape}.",
+                        where="train_y")
+    if array.min() < 0 or array.max() >= classes:
+        raise DataError(f"Labels run from {array.min()} to {array.max()}, but there are {classes} classes.",
+                        where="train_y", fix="Unlabelled samples (-1) have to be left out.")
+    return array.astype(np.int64)
+
+
+def one_hot(y: np.ndarray, classes: int) -> Tensor:
+    """Labels as (N, K) float32 of 0 and 1; multi-label passes through."""
+    if y.ndim == 2:
+        return torch.from_numpy(y.astype(np.float32))
+    return torch.nn.functional.one_hot(torch.from_numpy(y), classes).float()
+
+
+def validation_quality(scores: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """How good (M, K) probabilities are on a validation part: (share right, minus squared error), compared in order.
+
+    The second decides where the first ties, as it often does on small validation parts. Multi-label: squared error
+    alone, since its accuracy depends on a threshold.
+    """
+    target = one_hot(y, scores.shape[1]).numpy()
+    error = -float(np.square(scores - target).mean())
+    return (error, error) if y.ndim == 2 else (float((scores.argmax(1) == y).mean()), error)

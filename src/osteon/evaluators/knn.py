@@ -1,0 +1,150 @@
+"""k nearest neighbours: the labels of the most similar training samples vote. Nothing is trained.
+
+Jia et al. 2021, "Rethinking Nearest Neighbors for Visual Classification", arXiv:2112.08459, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osteon.core.card import Card
+from osteon.core.errors import UsageError
+from osteon.evaluators._inputs import Array, features, labelled, labels, one_hot, validation_quality
+from osteon.parts.neighbours import centred_unit, nearest
+from osteon.parts.subsets import holdout
+
+CARD = Card(kind="evaluator", name="knn",
+            papers=("Rethinking Nearest Neighbors for Visual Classification",), modalities=("image",),
+            differs="votes are divided by their sum (the authors' code leaves that to the caller) and computed "
+                    "relative to the nearest neighbour, which changes nothing but underflow at small temperatures; the "
+                    "authors' re-weighted training loss is not part of this evaluation; equal distances are ordered "
+                    "by row number; with several labels a sample, each label is voted on by itself",
+            rows=(203,), labels=True, cost="one matrix product of test and training features")
+
+#: Values tried by ``tune=True`` (the authors' grids, thinned).
+K_GRID = (1, 2, 5, 10, 20, 50, 100, 200)
+TEMPERATURE_GRID = (0.01, 0.03, 0.07, 0.2, 0.5, 1.0, 3.0)
+LAMBDA_GRID = tuple(round(0.05 * i, 2) for i in range(21))
+
+
+def votes(similarity: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Class probabilities from neighbours: p_c = sum_j w_j y_jc / sum_j w_j, w_j = exp(-d_j^2 / T), d^2 = 2 - 2 s.
+
+    Args:
+        similarity: (M, k) cosine similarity of each neighbour.
+        target: (M, k, K) labels of the neighbours, 0 or 1.
+        temperature: T. It acts on squared distances of unit vectors, so it equals a cosine temperature of T / 2.
+
+    Returns:
+        (M, K) in [0, 1].
+    """
+    weight = torch.softmax(2 * similarity / temperature, dim=1)
+    return (weight[:, None, :] @ target)[:, 0]
+
+
+def knn_interpolate(knn: np.ndarray, classifier: np.ndarray, weight: float) -> np.ndarray:
+    """Mix neighbours with a classifier: ``weight * knn + (1 - weight) * classifier``; both (M, K) probabilities."""
+    if not 0 <= weight <= 1:
+        raise UsageError(f"The mixing weight {weight} is not between 0 and 1.", where="weight")
+    if np.shape(knn) != np.shape(classifier):
+        raise UsageError(f"Neighbours give {np.shape(knn)} scores and the classifier {np.shape(classifier)}.",
+                         where="knn_interpolate")
+    return weight * np.asarray(knn) + (1 - weight) * np.asarray(classifier)
+
+
+def tune_interpolation(knn: np.ndarray, classifier: np.ndarray, y: np.ndarray,
+                       grid: Sequence[float] = LAMBDA_GRID) -> float:
+    """The mixing weight that is best on validation samples (never give it test samples).
+
+    Args:
+        knn: (V, K) probabilities of neighbours for the validation samples, which must not be in the store.
+        classifier: (V, K) probabilities of the classifier.
+        y: (V,) int or (V, K) labels of the validation samples.
+        grid: weights tried; of equals the smallest wins, so that neighbours must earn their place.
+    """
+    return max(sorted(grid), key=lambda weight: validation_quality(knn_interpolate(knn, classifier, weight), y))
+
+
+class KNN:
+    """Score test samples by their k nearest training samples.
+
+    Features are centred by the training mean and scaled to length 1; neighbours by squared Euclidean distance d^2,
+    weighted exp(-d^2 / temperature). The search is exact and its memory bounded, whatever the number of samples.
+
+    Args:
+        k: number of neighbours (at most the number of training samples is used).
+        temperature: how fast votes fall with distance; at 1.0 the k neighbours count nearly alike.
+        tune: choose k and temperature on a validation part of the training data instead; needs a class with two
+            samples, and keeps the values given where there is none.
+        fraction: share of the training data that ``tune`` holds out.
+    """
+
+    needs = "labels"
+
+    def __init__(self, *, k: int = 20, temperature: float = 1.0, tune: bool = False, fraction: float = 0.2) -> None:
+        if k < 1:
+            raise UsageError(f"k must be at least 1, not {k}.", where="k")
+        if not temperature > 0:
+            raise UsageError(f"The temperature must be positive, not {temperature}.", where="temperature")
+        if not 0 < fraction < 1:
+            raise UsageError(f"The validation share {fraction} is not between 0 and 1.", where="fraction")
+        self.k, self.temperature, self.tune, self.fraction = k, temperature, tune, fraction
+        #: what the last call used: ``{"k": ..., "temperature": ...}``
+        self.chosen: dict[str, float] = {}
+
+    def __call__(self, train_x: Array, train_y: Array, test_x: Array, *, classes: int, seed: int = 0) -> np.ndarray:
+        """Probabilities (M, K) for test features (M, D) from train features (N, D) and labels (N,) or (N, K)."""
+        x, y, test = labelled(train_x, train_y, test_x, classes)
+        k, temperature = self._choose(x, y, classes, seed)
+        mean = x.mean(0)
+        return _score(centred_unit(test, mean), centred_unit(x, mean), one_hot(y, classes), k, temperature)
+
+    def leave_one_out(self, x: Array, y: Array, *, classes: int, seed: int = 0) -> np.ndarray:
+        """Probabilities (N, K) for the training samples themselves, each from all the others."""
+        rows = features(x, "x")
+        target = labels(y, len(rows), classes)
+        if len(rows) < 2:
+            raise UsageError("Leaving one out of a single sample leaves none.", where="x")
+        k, temperature = self._choose(rows, target, classes, seed)
+        unit = centred_unit(rows, rows.mean(0))
+        return _score(unit, unit, one_hot(target, classes), k, temperature, exclude_self=True)
+
+    def _choose(self, x: Tensor, y: np.ndarray, classes: int, seed: int) -> tuple[int, float]:
+        best = (min(self.k, len(x)), self.temperature)
+        if self.tune:
+            fit, held = holdout(y, self.fraction, seed)
+            if len(held):
+                best = _tune(x[fit], y[fit], x[held], y[held], classes)
+        self.chosen = {"k": best[0], "temperature": best[1]}
+        return best
+
+
+def _score(query: Tensor, store: Tensor, target: Tensor, k: int, temperature: float, *,
+           exclude_self: bool = False) -> np.ndarray:
+    similarity, rows = nearest(query, store, k, exclude_self=exclude_self)
+    target = target.to(query.device)
+    # (block, k, K) labels of neighbours at once: bounded like the search itself
+    block = max(1, 2**22 // max(1, rows.shape[1] * target.shape[1]))
+    parts = [votes(s, target[r], temperature) for s, r in zip(similarity.split(block), rows.split(block), strict=True)]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _tune(x: Tensor, y: np.ndarray, held_x: Tensor, held_y: np.ndarray, classes: int) -> tuple[int, float]:
+    """k and temperature with the best validation quality; one search serves the whole grid."""
+    mean, target = x.mean(0), one_hot(y, classes)
+    similarity, rows = nearest(centred_unit(held_x, mean), centred_unit(x, mean), max(K_GRID))
+    target = target.to(x.device)
+    best, choice = (-np.inf, -np.inf), (1, 1.0)
+    for k in sorted({min(k, rows.shape[1]) for k in K_GRID}):
+        for temperature in TEMPERATURE_GRID:
+            block = max(1, 2**22 // (k * classes))
+            scores = torch.cat([votes(s, target[r], temperature) for s, r in
+                                zip(similarity[:, :k].split(block), rows[:, :k].split(block), strict=True)])
+            quality = validation_quality(scores.cpu().numpy(), held_y)
+            if quality > best:
+                best, choice = quality, (k, temperature)
+    return choice

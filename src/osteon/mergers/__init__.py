@@ -1,0 +1,1 @@
+"""Merges and continual-learning rules: one file a method."""

@@ -1,0 +1,1 @@
+"""Selections of data: one file a method."""

@@ -1,0 +1,1 @@
+"""The verbs: one file each, its whole story from top to bottom."""

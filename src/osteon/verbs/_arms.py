@@ -1,0 +1,229 @@
+"""Arms of a comparison: every pre-trained backbone and every control, scored the same way at every label budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from osteon.backbones import Backbone, build_backbone
+from osteon.core import registry
+from osteon.core.errors import UsageError
+from osteon.data import Dataset, train_validation_split
+from osteon.parts.metrics import score_all
+from osteon.parts.subsets import nested_subsets
+from osteon.parts.types import DataSpec, Step
+from osteon.train.loop import Engine, make_fabric
+from osteon.train.settings import resolve_settings
+from osteon.verbs._model import fit_images
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Arm:
+    """One contestant at one label budget.
+
+    Args:
+        name: what is shown, e.g. ``"simclr + linear_probe"``.
+        kind: ``"pretrained"`` or ``"control"``.
+        source: run or control it belongs to, e.g. ``"simclr"``, ``"raw pixels"``.
+        evaluator: how labels were used.
+        budget: number of labels, or ``"all"``.
+        quality: (S, M) per-seed, per-test-sample quality in [0, 1]: right or wrong, or with several labels a sample
+            the label-ranking average precision.
+        validation: mean quality on held-out training samples, by which a recipe is chosen.
+        scores: metric -> value for each seed.
+        wall_s: seconds spent on this arm.
+    """
+
+    name: str
+    kind: str
+    source: str
+    evaluator: str
+    budget: int | str
+    quality: np.ndarray
+    validation: float
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    wall_s: float = 0.0
+
+
+@dataclass
+class Task:
+    """A labelled task: who trains, who tests, which labels are shown at each budget and seed.
+
+    Args:
+        train: labelled samples; some of them, ``held_out``, train nothing: recipes and controls are chosen on them.
+        test: labelled samples looked at once.
+        classes: K.
+        budgets: numbers of labels shown.
+        subsets: [seed][budget] -> rows of ``train``; smaller budgets lie inside larger ones.
+        held_out: rows of ``train``.
+        flip: whether whole-network training mirrors images.
+    """
+
+    train: Dataset
+    test: Dataset
+    classes: int
+    budgets: list[int | str]
+    subsets: list[list[np.ndarray]]
+    held_out: np.ndarray
+    flip: bool = True
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a sample may have several labels."""
+        return np.asarray(self.train.labels).ndim == 2
+
+
+def make_task(train: Dataset, test: Dataset, budgets: Sequence[int | str], seeds: int, *, flip: bool = True,
+              held_out: float = 0.2) -> Task:
+    """Hold out a part of the labelled samples for choices and draw nested, stratified label budgets from the rest.
+
+    Raises:
+        UsageError: missing labels, classes that differ, a budget larger than what is there.
+    """
+    for dataset, option in ((train, "--train"), (test, "--test")):
+        if dataset.labels is None:
+            raise UsageError("Evaluation needs labels; this source has none.", where=f"{option} {dataset.source}")
+    if train.class_names != test.class_names:
+        extra = sorted(set(test.class_names) ^ set(train.class_names))
+        raise UsageError(f"The classes of --train and --test differ: {', '.join(map(str, extra[:5]))}.",
+                         where=test.source, fix="Give both the same classes.")
+    y = np.asarray(train.labels)
+    classes = y.shape[1] if y.ndim == 2 else len(train.class_names) or int(max(y.max(), np.max(test.labels))) + 1
+    if classes < 2:
+        raise UsageError("Evaluation needs at least two classes.", where=train.source)
+    pool, rest = train_validation_split(y, held_out, 0, groups=train.groups)
+    for budget in budgets:
+        if str(budget) != "all" and int(budget) > len(pool):
+            raise UsageError(f"A budget of {budget} labels is more than the {len(pool)} there are beside the "
+                             f"{len(rest)} held out for choices.", where="--label-budget", fix="Use a smaller one or all.")
+    subsets = [[pool[rows] for rows in nested_subsets(y[pool], list(budgets), seed)] for seed in range(seeds)]
+    return Task(train, test, classes, list(budgets), subsets, rest, flip)
+
+
+def quality(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Per-sample quality of (M, K) scores: right (1) or wrong (0); label-ranking average precision for (M, K) labels."""
+    if y.ndim == 1:
+        return (scores.argmax(1) == y).astype(np.float64)
+    from sklearn.metrics import label_ranking_average_precision_score as lrap
+
+    return np.array([lrap(y[i:i + 1], scores[i:i + 1]) for i in range(len(y))])
+
+
+def feature_arms(name: str, kind: str, features: Sequence[tuple[np.ndarray, np.ndarray]], task: Task,
+                 evaluators: Sequence[str]) -> list[Arm]:
+    """Score features by every evaluator at every budget.
+
+    Args:
+        name: what the features are called.
+        kind: ``"pretrained"`` or ``"control"``.
+        features: (train, test) features of each seed; a single pair serves all seeds (controls without randomness).
+        task: the labelled task.
+        evaluators: names of evaluators that need labels.
+    """
+    y = np.asarray(task.train.labels)
+    arms = []
+    for evaluator in evaluators:
+        for b, budget in enumerate(task.budgets):
+            begun = time.perf_counter()
+            scores = []
+            for seed, subsets in enumerate(task.subsets):
+                train_x, test_x = features[seed % len(features)]
+                rows = subsets[b]
+                judge = registry.build("evaluator", evaluator)
+                asked = np.concatenate([train_x[task.held_out], test_x])
+                scores.append(judge(train_x[rows], y[rows], asked, classes=task.classes, seed=seed))
+            arms.append(_arm(f"{name} + {evaluator}", kind, name, evaluator, budget, scores, task, begun))
+    return arms
+
+
+def network_arms(name: str, kind: str, evaluator: str, make: Callable[[int], tuple[Backbone, DataSpec]], task: Task,
+                 *, steps: int, say: Progress) -> list[Arm]:
+    """Train whole networks on the labels of every budget: from scratch, or fine-tuned from given weights.
+
+    Args:
+        name: what is shown.
+        kind: ``"pretrained"`` or ``"control"``.
+        evaluator: ``"from scratch"`` or ``"fine-tuned"``.
+        make: seed -> a fresh network with its initial weights, and the statistics it normalises by.
+        task: the labelled task.
+        steps: optimiser steps of each training.
+        say: told what goes on.
+    """
+    arms = []
+    for b, budget in enumerate(task.budgets):
+        begun = time.perf_counter()
+        scores = []
+        for seed, subsets in enumerate(task.subsets):
+            say(f"{name}, {evaluator}: {budget} labels, seed {seed + 1} of {len(task.subsets)}")
+            network, spec = make(seed)
+            scores.append(train_and_score(network, spec, task, subsets[b], steps=steps, seed=seed))
+        label = name if evaluator == "from scratch" else f"{name} + {evaluator}"
+        arms.append(_arm(label, kind, name, evaluator, budget, scores, task, begun))
+    return arms
+
+
+def _arm(label: str, kind: str, source: str, evaluator: str, budget: int | str, scores: list[np.ndarray], task: Task,
+         begun: float) -> Arm:
+    """Split each seed's scores into those of held-out training samples and those of test samples."""
+    held = len(task.held_out)
+    held_y, test_y = np.asarray(task.train.labels)[task.held_out], np.asarray(task.test.labels)
+    validation = [float(quality(s[:held], held_y).mean()) for s in scores]
+    every = [score_all(s[held:], test_y, task.classes) for s in scores]
+    numbers = {k: [float(e[k]) for e in every] for k, v in every[0].items() if isinstance(v, int | float)}
+    return Arm(label, kind, source, evaluator, budget, np.stack([quality(s[held:], test_y) for s in scores]),
+               float(np.mean(validation)), numbers, time.perf_counter() - begun)
+
+
+def train_and_score(network: Backbone, spec: DataSpec, task: Task, rows: np.ndarray, *, steps: int,
+                    seed: int) -> np.ndarray:
+    """Supervised training on some labelled rows, then scores of the held-out and the test samples, (V + M, K).
+
+    The batch is 64 or the number of labels if that is smaller; views are random crops. The same recipe serves training
+    from scratch and fine-tuning, so that only the initial weights differ.
+    """
+    torch.manual_seed(seed)
+    labelled = task.train.subset(rows)
+    data = DataSpec(**{**spec.__dict__, "num_classes": task.classes, "multi_label": task.multi_label})
+    method = registry.build("objective", "supervised", network, data, flip=task.flip, crop_min=0.6)
+    batch = min(64, len(rows))
+    settings, _ = resolve_settings({"steps": steps, "batch_size": batch, "seed": seed, "precision": "32"},
+                                   method.recipe, max(2, len(rows)), kind=network.kind)
+    fabric = make_fabric("32")
+    engine = Engine(method.train(), settings, fabric)
+    y = torch.as_tensor(np.asarray(labelled.labels))
+    images = fit_images_raw(labelled, data)
+    order = np.random.default_rng(seed)
+    permutation = order.permutation(len(rows))
+    at = 0
+    for index in range(steps):
+        if at + batch > len(rows):
+            permutation, at = order.permutation(len(rows)), 0
+        take = torch.from_numpy(permutation[at:at + batch])
+        at += batch
+        engine.run({"image": images[take], "label": y[take], "index": take}, Step(index, steps, seed))
+    method.eval()
+    out = [method.predict(fit_images(dataset, spec, chunk)).numpy()
+           for dataset, wanted in ((task.train, task.held_out), (task.test, np.arange(len(task.test))))
+           for chunk in np.array_split(wanted, max(1, -(-len(wanted) // 512)))]
+    return np.concatenate(out)
+
+
+def fit_images_raw(dataset: Dataset, spec: DataSpec) -> torch.Tensor:
+    """Stored images brought to the model's size and value range but not normalised: views do that."""
+    x = dataset.batch(np.arange(len(dataset)))["image"]
+    if x.shape[-1] != spec.size:
+        x = torch.nn.functional.interpolate(x.float(), size=(spec.size, spec.size), mode="bilinear", antialias=True)
+    return x if dataset.spec.scale == spec.scale else x.float() / dataset.spec.scale * spec.scale
+
+
+def fresh(like: Backbone, seed: int) -> Backbone:
+    """An untrained network of the same make."""
+    torch.manual_seed(10_000 + seed)
+    return build_backbone(like.name, channels=like.channels, size=like.size, **like.options)

@@ -1,0 +1,99 @@
+"""Reading and writing the trained backbone of a run together with what it needs to be used again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osteon.backbones import Backbone, build_backbone
+from osteon.core.errors import DataError, UsageError
+from osteon.core.run import RunFolder
+from osteon.data import Dataset
+from osteon.parts.types import DataSpec
+
+
+@dataclass
+class Trained:
+    """A backbone with its preprocessing, read from a run folder or built from a public name.
+
+    Args:
+        backbone: the network, in eval mode.
+        spec: data specification whose statistics and size it was trained with.
+        meta: everything stored beside the weights.
+        name: what to call it in tables.
+    """
+
+    backbone: Backbone
+    spec: DataSpec
+    meta: dict[str, Any]
+    name: str
+
+
+def save_trained(run: RunFolder, backbone: Backbone, spec: DataSpec, meta: dict[str, Any]) -> None:
+    """Write ``model.safetensors``: weights, backbone recipe, data statistics and size."""
+    state = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
+    run.save_model(state, {"backbone": {"name": backbone.name, "options": backbone.options,
+                                        "channels": backbone.channels, "size": backbone.size},
+                           "data": asdict(spec), **meta})
+
+
+def load_trained(source: str | Path) -> Trained:
+    """Load the backbone a run left.
+
+    Raises:
+        UsageError: when the folder holds no finished model.
+    """
+    path = Path(source)
+    if not path.is_dir():
+        raise UsageError(f"There is no run folder at {path}.", where=str(path),
+                         fix="Give the folder that `osteon pretrain --out` wrote.")
+    state, meta = RunFolder(path).load_model()
+    made = meta["backbone"]
+    backbone = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
+    backbone.load_state_dict(state)
+    return Trained(backbone.eval(), spec_from(meta["data"]), meta, path.name)
+
+
+def spec_from(data: dict[str, Any]) -> DataSpec:
+    """A :class:`DataSpec` from its JSON form."""
+    known = {f.name for f in fields(DataSpec)}
+    return DataSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known})
+
+
+def fit_images(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:
+    """Images of a data set as the model expects them: its size, its scaling, its statistics. (B, C, S, S) float32.
+
+    The rule: values are divided by the scale of *this* data set's storage type (so 16-bit and 8-bit data meet in
+    [0, 1]), resized to the training size with antialiasing, then normalised with the statistics kept with the weights.
+
+    Raises:
+        DataError: when the number of channels differs.
+    """
+    if dataset.spec.channels != spec.channels:
+        raise DataError(f"The model was trained on {spec.channels}-channel data; this source has "
+                        f"{dataset.spec.channels} channels.", where=dataset.source)
+    x = dataset.batch(rows)["image"].float() / dataset.spec.scale
+    if x.shape[-1] != spec.size:
+        x = torch.nn.functional.interpolate(x, size=(spec.size, spec.size), mode="bilinear", antialias=True,
+                                            align_corners=False)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+    return (x - mean) / std
+
+
+@torch.inference_mode()
+def extract(backbone: Backbone, dataset: Dataset, spec: DataSpec, *, batch_size: int = 256,
+            device: torch.device | str = "cpu") -> np.ndarray:
+    """Pooled features of every sample in order. -> (N, D) float32."""
+    was_training = backbone.training
+    backbone.eval().to(device)
+    out = np.empty((len(dataset), backbone.dim), dtype=np.float32)
+    for start in range(0, len(dataset), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(dataset)))
+        out[rows] = backbone(fit_images(dataset, spec, rows).to(device)).pooled.float().cpu().numpy()
+    backbone.train(was_training)
+    return out

@@ -1,0 +1,47 @@
+"""``osteon embed``: write the features of a source to disk, memory-mapped, with ids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from osteon.core.atomic import atomic_path, write_text
+from osteon.data import open_source
+from osteon.verbs._model import extract, load_trained
+
+
+def embed(run: str | Path, source: str | Path, *, out: str | Path, batch_size: int = 256) -> Path:
+    """Write one feature vector a sample.
+
+    Args:
+        run: run folder.
+        source: data to embed; resized and normalised as in training.
+        out: folder to write: ``features.npy`` (N, D) float32, to be opened with ``mmap_mode="r"``; ``ids.txt``, one id a
+            line in the same order (JSON strings, so that any file name fits); ``labels.npy`` where there are labels;
+            ``info.json`` with the run, the source's fingerprint and the class names.
+        batch_size: samples a forward pass; does not change the result.
+
+    Returns:
+        The folder.
+    """
+    trained = load_trained(run)
+    dataset = open_source(source, like=trained.spec)
+    features = extract(trained.backbone, dataset, trained.spec, batch_size=batch_size)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(folder / "features.npy", features)
+    if dataset.labels is not None:
+        _save(folder / "labels.npy", np.asarray(dataset.labels))
+    write_text(folder / "ids.txt", "".join(json.dumps(i, ensure_ascii=False) + "\n" for i in dataset.ids))
+    write_text(folder / "info.json", json.dumps({
+        "run": str(run), "source": dataset.source, "fingerprint": dataset.fingerprint, "samples": len(dataset),
+        "width": int(features.shape[1]), "class_names": dataset.class_names,
+        "skipped": [[s.id, s.reason] for s in dataset.skipped]}, indent=2) + "\n")
+    return folder
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)

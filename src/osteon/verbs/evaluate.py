@@ -1,0 +1,252 @@
+"""``osteon evaluate``: score a backbone on labels, always beside its controls, and say whether pre-training paid."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osteon.backbones import Backbone
+from osteon.core import registry
+from osteon.core.atomic import write_text
+from osteon.core.errors import DataError, UsageError
+from osteon.core.provenance import collect
+from osteon.core.run import RunFolder
+from osteon.data import Dataset, find_duplicates, open_source
+from osteon.evaluators._controls import image_statistics, raw_pixels
+from osteon.parts.intervals import hierarchical_interval
+from osteon.parts.types import DataSpec
+from osteon.report.compare_page import write_evaluation_report
+from osteon.verbs._arms import Arm, Task, feature_arms, fresh, make_task, network_arms
+from osteon.verbs._model import Trained, extract, load_trained
+from osteon.verbs._pictures import collect_artefacts
+from osteon.verbs._verdict import judge
+
+#: uses of labels that train the whole network rather than read features
+WHOLE = "fine_tune"
+
+
+def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test: str | Path,
+             metrics: Sequence[str] = ("knn", "ncm", "linear_probe"), label_budget: Sequence[int | str] = ("all",),
+             seeds: int = 3, scratch_steps: int | None = None, allow_leaks: bool = False, out: str | Path | None = None,
+             progress: bool = True) -> dict[str, Any]:
+    """Score one run, or several seeds of several recipes, against raw inputs, the untrained network and scratch.
+
+    Args:
+        run: run folder, or several; runs of one objective and backbone are taken as seeds of one recipe.
+        train: labelled source.
+        test: labelled source, disjoint from ``train`` and from the data of pre-training.
+        metrics: evaluators (``osteon methods --kind evaluator``) and ``fine_tune``.
+        label_budget: numbers of labels, or ``all``.
+        seeds: subsets of labels (and initialisations) over which intervals are taken.
+        scratch_steps: optimiser steps of training from scratch and of fine-tuning; by default as many as the
+            pre-training took; 0 leaves the from-scratch control out.
+        allow_leaks: go on although test samples were found in the training or pre-training data.
+        out: folder for ``evaluation.json`` and ``report.html``; by default the (first) run's own.
+        progress: tell what goes on.
+
+    Returns:
+        Verdict, every arm at every budget with its interval, controls included, and what was automatic.
+    """
+    say = _speaker(progress)
+    runs = [Path(r) for r in ([run] if isinstance(run, str | Path) else run)]
+    models = [load_trained(r) for r in runs]
+    train_set, test_set = (open_source(s, like=models[0].spec) for s in (train, test))
+    notes = [*train_set.notes, *(n for n in test_set.notes if n not in train_set.notes)]
+    notes += check_leaks(models, train_set, test_set, allow_leaks)
+    flips = [m.meta.get("objective", {}).get("options", {}).get("flip", True) for m in models]
+    task = make_task(train_set, test_set, [_budget(b) for b in label_budget], seeds, flip=all(flips))
+    notes.append(f"{len(task.held_out)} labelled samples of --train are held out: recipes and controls are chosen on "
+                 "them, they train nothing")
+    readers = [m for m in metrics if m != WHOLE]
+    for name in readers:
+        registry.find("evaluator", name)
+    arms = _all_arms(models, task, readers, WHOLE in metrics, scratch_steps, say)
+    unit = "label-ranking average precision" if task.multi_label else "accuracy"
+    result = {"verdict": judge(arms, unit), "metric": unit, "budgets": task.budgets, "arms": [_row(a) for a in arms],
+              "support": _support(task), "classes": task.classes, "test_samples": len(test_set), "seeds": seeds,
+              "notes": notes, "runs": [_about(m, r) for m, r in zip(models, runs, strict=True)]}
+    folder = Path(out) if out is not None else runs[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    page = write_evaluation_report(
+        {**result, "title": "Did pre-training pay?", "curves": _curves(runs), "environment": collect({}),
+         "skipped": [(s.id, s.reason) for s in [*train_set.skipped, *test_set.skipped]],
+         "artefacts": _artefacts(models[0], test_set)}, folder / ("evaluation.html" if out is None else "report.html"),
+        runs=result["runs"])
+    result["report"] = str(page)
+    return result
+
+
+def _all_arms(models: Sequence[Trained], task: Task, readers: Sequence[str], fine_tune: bool,
+              scratch_steps: int | None, say: Callable[[str], None]) -> list[Arm]:
+    """Pre-trained arms and controls."""
+    recipes: dict[str, list[Trained]] = {}
+    for model in models:
+        objective = model.meta.get("objective", {}).get("name", model.name)
+        recipes.setdefault(f"{objective} ({model.backbone.name})", []).append(model)
+    short = {name: name.split(" (")[0] for name in recipes}
+    if len(set(short.values())) < len(short):
+        short = {name: name for name in recipes}
+    arms: list[Arm] = []
+    networks: dict[str, Trained] = {}
+    for name, group in recipes.items():
+        say(f"{short[name]}: features of {len(group)} run(s)")
+        pairs = [_features(m.backbone, m.spec, task) for m in group]
+        arms += feature_arms(short[name], "pretrained", pairs, task, readers)
+        networks.setdefault(group[0].backbone.name, group[0])
+        if fine_tune:
+            arms += network_arms(short[name], "pretrained", "fine-tuned", _reloader(group), task,
+                                 steps=_steps(scratch_steps, group[0]), say=say)
+    say("controls: raw pixels, image statistics")
+    arms += feature_arms("raw pixels", "control", [_inputs(task, raw_pixels)], task, readers)
+    arms += feature_arms("image statistics", "control", [_inputs(task, image_statistics)], task, readers)
+    for name, model in networks.items():
+        say(f"control: untrained {name}")
+        pairs = [_features(fresh(model.backbone, seed), model.spec, task) for seed in range(len(task.subsets))]
+        arms += feature_arms(f"untrained {name}", "control", pairs, task, readers)
+        if scratch_steps != 0:
+            arms += network_arms(f"{name} from scratch", "control", "from scratch", _untrained(model), task,
+                                 steps=_steps(scratch_steps, model), say=say)
+    return arms
+
+
+def _untrained(model: Trained) -> Callable[[int], tuple[Backbone, DataSpec]]:
+    return lambda seed: (fresh(model.backbone, seed), model.spec)
+
+
+def _reloader(group: Sequence[Trained]) -> Callable[[int], tuple[Backbone, DataSpec]]:
+    def make(seed: int) -> tuple[Backbone, DataSpec]:
+        model = group[seed % len(group)]
+        copy = fresh(model.backbone, seed)
+        copy.load_state_dict(model.backbone.state_dict())
+        return copy, model.spec
+
+    return make
+
+
+def _steps(asked: int | None, model: Trained) -> int:
+    return int(asked if asked else model.meta.get("steps") or 200)
+
+
+def _features(backbone: Backbone, spec: DataSpec, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    return extract(backbone, task.train, spec), extract(backbone, task.test, spec)
+
+
+def _inputs(task: Task, reader: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Features of a control that needs no network, in the storage order of both parts."""
+    def read(dataset: Dataset) -> np.ndarray:
+        images = dataset.batch(np.arange(len(dataset)))["image"].float().numpy() / dataset.spec.scale
+        return np.asarray(reader(images), dtype=np.float32)
+
+    return read(task.train), read(task.test)
+
+
+def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, allow: bool) -> list[str]:
+    """Look for test samples in the labelled training data and in the data of pre-training.
+
+    Returns:
+        Lines to be printed.
+
+    Raises:
+        DataError: when any is found and leaks are not allowed.
+    """
+    notes: list[str] = []
+    if train.groups is not None and test.groups is not None:
+        shared = sorted({g for g in train.groups if g} & {g for g in test.groups if g})
+        if shared:
+            _leak(f"{len(shared)} groups lie in both --train and --test, e.g. '{shared[0]}'.", test.source, allow, notes)
+    pools = [("--train", train)]
+    for source in sorted({str(m.meta["source"]) for m in models if m.meta.get("source")}):
+        try:
+            pool = open_source(source, like=models[0].spec)
+            if pool.fingerprint != train.fingerprint:
+                pools.append((f"the pre-training data {source}", pool))
+        except (UsageError, DataError) as error:
+            notes.append(f"leak check: the pre-training data {source} could not be opened ({error.what}); unchecked")
+    for name, pool in pools:
+        found = find_duplicates(pool, test)
+        notes.append(f"leak check: {len(found.exact)} exact and {len(found.near)} near copies between {name} and --test")
+        if found.exact or found.near:
+            a, b = (found.exact or found.near)[0]
+            _leak(f"{len(found.exact)} exact and {len(found.near)} near copies of test samples lie in {name}, e.g. "
+                  f"{b} = {a}.", test.source, allow, notes)
+    return notes
+
+
+def _leak(text: str, where: str, allow: bool, notes: list[str]) -> None:
+    if not allow:
+        raise DataError(text, where=where, fix="Remove them, or go on with --allow-leaks (the scores will flatter).")
+    notes.append(f"LEAK allowed: {text}")
+
+
+def _row(arm: Arm) -> dict[str, Any]:
+    mean = hierarchical_interval(arm.quality)
+    means = {k: float(np.mean(v)) for k, v in arm.scores.items()}
+    return {"name": arm.name, "kind": arm.kind, "source": arm.source, "evaluator": arm.evaluator, "budget": arm.budget,
+            "mean": mean.mean, "low": mean.low, "high": mean.high, "seeds": [float(q) for q in arm.quality.mean(1)],
+            "validation": arm.validation, "wall_s": arm.wall_s, **means}
+
+
+def _support(task: Task) -> dict[str, int]:
+    y = np.asarray(task.test.labels)
+    counts = y.sum(0) if y.ndim == 2 else np.bincount(y, minlength=task.classes)
+    names = task.test.class_names or [str(i) for i in range(task.classes)]
+    return {str(n): int(c) for n, c in zip(names, counts, strict=False)}
+
+
+def _about(model: Trained, path: Path) -> dict[str, Any]:
+    return {"name": path.name, "objective": model.meta.get("objective", {}).get("name", ""),
+            "backbone": model.backbone.name, "steps": model.meta.get("steps"),
+            "parameters": sum(p.numel() for p in model.backbone.parameters())}
+
+
+def _curves(runs: Sequence[Path]) -> dict[str, dict[str, list[float]]]:
+    curves = {}
+    for path in runs:
+        rows = RunFolder(path).metrics()
+        if rows:
+            curves[path.name] = {key: [r.get(key, float("nan")) for r in rows] for key in ("step", "loss", "rank")}
+    return curves
+
+
+def _artefacts(model: Trained, test: Dataset) -> dict[str, np.ndarray]:
+    rows = np.linspace(0, len(test) - 1, min(1000, len(test))).round().astype(int)
+    sample = test.subset(rows)
+    return collect_artefacts(sample, extract(model.backbone, sample, model.spec), model.spec, None)
+
+
+def _budget(value: int | str) -> int | str:
+    text = str(value).strip().lower()
+    if text == "all":
+        return text
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UsageError(f"A label budget is a number of labels or 'all', not '{value}'.", where="--label-budget")
+    return number
+
+
+def _speaker(progress: bool) -> Callable[[str], None]:
+    return (lambda text: print(f"  {text}", file=sys.stderr, flush=True)) if progress else (lambda _text: None)
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """A table for the terminal: every arm at every budget, best first, then the verdict."""
+    budgets = result["budgets"]
+    names = list(dict.fromkeys((a["name"], a["kind"]) for a in result["arms"]))
+    by = {(a["name"], a["budget"]): a for a in result["arms"]}
+    names.sort(key=lambda nk: -float(np.mean([by[nk[0], b]["mean"] for b in budgets])))
+    wide = max(len(n) for n, _ in names)
+    lines = [f"{'':{wide}}  {'':10}  " + "  ".join(f"{str(b) + ' labels':>22}" for b in budgets)]
+    for name, kind in names:
+        cells = [f"{100 * by[name, b]['mean']:5.1f} [{100 * by[name, b]['low']:5.1f}, {100 * by[name, b]['high']:5.1f}]"
+                 for b in budgets]
+        lines.append(f"{name:{wide}}  {kind:10}  " + "  ".join(f"{c:>22}" for c in cells))
+    return "\n".join([*lines, "", result["verdict"]["sentence"]])
