@@ -1,8 +1,8 @@
 """Every code block of the README and the guides runs, page by page, as a reader would run it.
 
-A page's blocks run in order in one folder that holds ``photos/``, ``labelled/``, ``train.csv``, ``test.csv`` and, where a
-page needs it, a small run ``runs/simclr``. A block with a title is a file. An HTML comment ``<!-- skip: reason -->`` on the
-line before leaves a block out.
+A page's blocks run in order in one folder that holds ``photos/``, ``labelled/``, ``train.csv``, ``test.csv`` and, where
+a page needs it, a small run ``runs/simclr``. A block with a title is a file. An HTML comment ``<!-- skip: reason -->``
+on the line before leaves a block out.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def blocks(page: str) -> list[Block]:
 def pictures(folder: Path, count: int, rng: np.random.Generator, kind: int | None = None) -> list[Path]:
     """Write stripes of random slope and colour; the class is the width of the stripes."""
     folder.mkdir(parents=True, exist_ok=True)
-    y, x = np.mgrid[:24, :24]
+    y, x = np.mgrid[:16, :16]
     paths = []
     for i in range(count):
         width = 2 + 2 * (i % 3 if kind is None else kind)
         wave = np.sin((x * rng.uniform(-1, 1) + y * rng.uniform(0.5, 1)) * np.pi / width + rng.uniform(0, 6))
-        image = 128 + 60 * wave[..., None] * rng.uniform(0.3, 1, 3) + rng.normal(0, 15, (24, 24, 3))
+        image = 128 + 60 * wave[..., None] * rng.uniform(0.3, 1, 3) + rng.normal(0, 15, (16, 16, 3))
         paths.append(folder / f"{i:03d}.png")
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(paths[-1])
     return paths
@@ -73,7 +73,7 @@ def execute(command: list[str], folder: Path, cache: Path) -> str:
     """Run a block as a reader would; the failure shows what it printed."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OSTEON_CACHE": str(cache), "PYTHONWARNINGS": "default",
            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
+    run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, f"exit code {run.returncode}\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}"
     return run.stdout
 
@@ -100,6 +100,8 @@ def with_run(photos, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_of_a_page_runs(page, photos, tmp_path, request):
     todo = blocks(page.read_text(encoding="utf-8"))
@@ -130,7 +132,8 @@ def test_every_block_of_a_page_runs(page, photos, tmp_path, request):
 
 
 def test_the_reader_of_blocks_sees_languages_titles_and_reasons():
-    page = ('Text.\n\n<!-- skip: takes a cluster of machines -->\n```bash\nrun\n```\n```python title="a.py"\nx = 1\n\ny = 2\n```\n'
+    page = ("Text.\n\n<!-- skip: takes a cluster of machines -->\n```bash\nrun\n```\n"
+            '```python title="a.py"\nx = 1\n\ny = 2\n```\n'
             "<!-- skip: no -->\n```bash\nshort reasons do not count\n```\n")
     assert blocks(page) == [Block(4, "bash", "", "takes a cluster of machines", "run\n"),
                             Block(7, "python", "a.py", "", "x = 1\n\ny = 2\n"),

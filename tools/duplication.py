@@ -1,7 +1,8 @@
 """Fail when a run of eight or more lines of code occurs twice.
 
 Lines are compared without indentation and comments; imports, docstrings, cards, signatures and lines of nothing but
-brackets do not count. Usage: ``python tools/duplication.py src [more folders]``.
+brackets do not count, nor do class variables, which state what a class is.
+Usage: ``python tools/duplication.py src [more folders]``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 RUN = 8
 
@@ -57,8 +58,13 @@ def _ignored(tree: ast.Module) -> Iterator[int]:
             yield from range(start, max(node.body[0].lineno, node.lineno + 1))
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CARD":
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CARD" or _declares(node):
             yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def _declares(node: ast.AST) -> TypeGuard[ast.AnnAssign]:
+    """``name: ClassVar[...] = ...``: a class stating what it is, much like a signature."""
+    return isinstance(node, ast.AnnAssign) and "ClassVar" in ast.unparse(node.annotation)
 
 
 def twins(files: dict[Path, list[Line]], run: int = RUN) -> list[Twin]:

@@ -4,7 +4,8 @@
 >>> osteon.pretrain("photos/", objective="simclr", out="runs/simclr")      # doctest: +SKIP
 >>> osteon.evaluate("runs/simclr", train="train.csv", test="test.csv")    # doctest: +SKIP
 
-Each verb is also a shell command with the same name, options and defaults: ``osteon --help``.
+Each verb is also a shell command with the same name, options and defaults: ``osteon --help``. ``osteon.load`` gives the
+backbone of a run, or of an exported folder, with the preprocessing it needs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from osteon.verbs._model import load_trained as load
     from osteon.verbs.demo import demo
     from osteon.verbs.embed import embed
     from osteon.verbs.evaluate import evaluate
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from osteon.verbs.pretrain import pretrain
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "demo", "embed", "evaluate", "export", "methods", "pretrain"]
+__all__ = ["__version__", "demo", "embed", "evaluate", "export", "load", "methods", "pretrain"]
+
+#: what is not ``osteon.verbs.<name>.<name>``
+_ELSEWHERE = {"load": ("osteon.verbs._model", "load_trained")}
 
 
 def __getattr__(name: str) -> Any:
@@ -28,7 +33,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         import importlib
 
-        verb = getattr(importlib.import_module(f"osteon.verbs.{name}"), name)
+        module, attribute = _ELSEWHERE.get(name, (f"osteon.verbs.{name}", name))
+        verb = getattr(importlib.import_module(module), attribute)
         globals()[name] = verb
         return verb
     from osteon.core.errors import nearest

@@ -130,8 +130,8 @@ def evaluate(
                                        "intervals are taken over.")] = 3,
     scratch_steps: Annotated[int | None, typer.Option(min=0, help="Steps of training from scratch and of fine-tuning; "
                                                       "0: none. Default: as many as pre-training took.")] = None,
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Go on although test samples also occur in the "
-                                              "training or pre-training data.")] = False,
+    leaks: Annotated[str, typer.Option(help="When copies of test samples occur in the training or pre-training data: "
+                                       "error, drop them from the test, or allow.")] = "error",
     out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for evaluation.json and the report. "
                                             "Default: the run folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every score, its interval and the "
@@ -144,7 +144,7 @@ def evaluate(
     """
     budgets = tuple(_budget(word) for word in _words(label_budget))
     result = _call("evaluate", run if len(run) > 1 else run[0], train=train, test=test, metrics=_words(metrics),
-                   label_budget=budgets, seeds=seeds, scratch_steps=scratch_steps, allow_leaks=allow_leaks, out=out,
+                   label_budget=budgets, seeds=seeds, scratch_steps=scratch_steps, leaks=leaks, out=out,
                    progress=not quiet)
     if json:
         _print_json(result)
@@ -193,8 +193,8 @@ def methods(
 def export(
     run: Run,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder to write.", show_default=False)],
-    format_: Annotated[str, typer.Option("--format", help="What to write; weights always come with the preprocessing "
-                                         "they need.")] = "safetensors",
+    format_: Annotated[str, typer.Option("--format", help="safetensors, or onnx for that beside it; always with the "
+                                         "preprocessing the weights need.")] = "safetensors",
 ) -> None:
     """Write a backbone for use elsewhere.
 
@@ -206,16 +206,17 @@ def export(
 @app.command(epilog="Example: osteon demo")
 def demo(
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the runs and the report.")] = "runs/demo",
-    seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every recipe and control.")] = 3,
-    minutes: Annotated[float | None, typer.Option(min=0.1, help="Time to aim at. Default: about 5 minutes on two "
-                                                  "cores.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each run; with the defaults, about 5 minutes on two "
+                                       "cores.")] = 150,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
 ) -> None:
     """The whole story on a small data set.
 
     Pre-trains three recipes on scikit-learn's digits (no download), evaluates them against the controls at several
     label budgets, and leaves a report.
     """
-    _done(_call("demo", out=out, seeds=seeds, minutes=minutes))
+    _done(_call("demo", out=out, seeds=seeds, steps=steps, progress=not quiet))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -116,7 +116,8 @@ for name, what in kept["stored"].items():
     net.load_state_dict(what["state"])
     print((net(kept["x"]).pooled - what["y"]).abs().max().item())
 """
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "w.pt")], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(tmp_path / "w.pt")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [float(line) < 1e-6 for line in run.stdout.split()] == [True, True]
 
 

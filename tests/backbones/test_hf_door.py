@@ -105,6 +105,13 @@ def test_refusals(folder, tmp_path):
         build_backbone(f"hf:{tmp_path / 'nothing'}", channels=3, size=32)
     with pytest.raises(UsageError, match="pool must be"):
         build_backbone(f"hf:{folder}", channels=3, size=32, pool="max")
+    whole = build_backbone(f"hf:{folder}", channels=3, size=32).options["config"]
+    with pytest.raises(UsageError, match="patch_size cannot be set beside"):
+        build_backbone(f"hf:{folder}", channels=3, size=32, config=whole, patch_size=4)
+    with pytest.raises(UsageError, match="for 3 channels, the data have 2"):
+        build_backbone(f"hf:{folder}", channels=2, size=32, config=whole)
+    with pytest.raises(UsageError, match="no configuration of transformers"):
+        build_backbone(f"hf:{folder}", channels=2, size=32, config={"model_type": "nothing"})
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
     with pytest.raises(UsageError, match="not an image model"):
         build_backbone(f"hf:{tmp_path / 'bert'}", channels=3, size=32)

@@ -178,7 +178,8 @@ def test_positions_follow_device_type_and_inference_mode():
     vit, x = make(), images()
     with torch.inference_mode():
         vit(x)
-    vit(x).pooled.sum().backward()  # what was cached above serves training
+    assert not vit.positions((4, 4)).is_inference()  # what was cached above must serve training
+    vit(x).pooled.sum().backward()
     assert copy.deepcopy(vit).double()(x.double()).pooled.dtype == torch.float64
     assert torch.equal(vit.positions((4, 4)), sincos_2d((4, 4), 64))
 

@@ -27,7 +27,8 @@ def features(seed: int, n: int, signal: float = 1.5, d: int = 24) -> tuple[np.nd
     return (signal * centres[y] + rng.normal(size=(n, d))).astype(np.float32), y
 
 
-def score(name: str, x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int = CLASSES, seed: int = 0) -> np.ndarray:
+def score(name: str, x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int = CLASSES,
+          seed: int = 0) -> np.ndarray:
     return registry.build("evaluator", name)(x, y, test, classes=classes, seed=seed)
 
 

@@ -107,3 +107,9 @@ def test_hub_reads_a_local_folder(save, tmp_path, monkeypatch):
     assert open_source(f"hf:{tmp_path}/d").images[:, 0, 0, 0].tolist() == [1, 2, 3]
     with pytest.raises(DataError, match="cannot load"):
         open_source(f"hf:{tmp_path}/none")
+
+
+def test_equal_axes_are_taken_for_channels_last(tmp_path):
+    images = np.arange(64, dtype=np.uint8).reshape(1, 4, 4, 4)
+    np.save(tmp_path / "x.npy", images)
+    np.testing.assert_array_equal(open_source(tmp_path / "x.npy").images, images.transpose(0, 3, 1, 2))

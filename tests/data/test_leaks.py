@@ -19,7 +19,8 @@ def pictures(n: int, seed: int, size: int = 32) -> np.ndarray:
     total = rng.normal(0, 15, (n, 3, 1, 1)) + 128
     for side, strength in ((2, 30), (4, 30), (8, 25), (16, 20), (size, 8)):
         grain = rng.normal(size=(n, side, side)).astype(np.float32)
-        total = total + strength * np.stack([np.asarray(Image.fromarray(x).resize((size, size), 3)) for x in grain])[:, None]
+        smooth = np.stack([np.asarray(Image.fromarray(x).resize((size, size), 3)) for x in grain])
+        total = total + strength * smooth[:, None]
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
@@ -81,7 +82,8 @@ def test_an_exact_copy_is_not_reported_twice():
 @pytest.mark.parametrize("size", [16, 24, 48])
 def test_copies_of_another_size_and_colour(size):
     a = pictures(30, 0, 32)
-    small = np.stack([np.asarray(Image.fromarray(x.transpose(1, 2, 0)).resize((size, size), 3).convert("L")) for x in a])
+    small = np.stack([np.asarray(Image.fromarray(x.transpose(1, 2, 0)).resize((size, size), 3).convert("L"))
+                      for x in a])
     found = find_duplicates(named(a, "a"), named(small[5:8, None], "b"))
     assert found.near == [("a5", "b0"), ("a6", "b1"), ("a7", "b2")]
     assert any("sizes, channels or depths differ" in note for note in found.notes)
@@ -101,6 +103,12 @@ def test_blank_images_are_like_everything_and_therefore_left_out():
     found = find_duplicates(named(np.concatenate([a, blank[:1]]), "a"), named(blank, "b"))
     assert found.exact == [("a4", "b0")] and found.near == []
     assert any("1 + 1 images are almost blank" in note for note in found.notes)
+
+
+def test_almost_blank_images_are_left_out_too():
+    faint = 200 + (pictures(4, 0) > 128).astype(np.uint8)  # two neighbouring values
+    found = find_duplicates(named(faint, "a"), named(faint + 1, "b"))
+    assert found.near == [] and any("4 + 4 images are almost blank" in note for note in found.notes)
 
 
 def test_frames_do_not_make_strangers_alike():
@@ -141,7 +149,8 @@ def test_on_photographs():
     test = open_source(f"{ROOT}/cifar10:test", limit=2000)
     first, second = test.subset(np.arange(1000)), test.subset(np.arange(1000, 2000))
     assert len(find_duplicates(first, second)) <= 3  # the data set holds some true ones
-    copies = dataclasses.replace(second, images=np.concatenate([second.images[:900], altered(first.images[:100], "jpeg")]))
+    mixed = np.concatenate([second.images[:900], altered(first.images[:100], "jpeg")])
+    copies = dataclasses.replace(second, images=mixed)
     found = find_duplicates(first, copies)
     hits = set(found.near) & {(first.ids[i], copies.ids[900 + i]) for i in range(100)}
     assert len(hits) >= 99 and len(found) - len(hits) <= 3

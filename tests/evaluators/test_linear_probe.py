@@ -158,6 +158,31 @@ def test_warm_start_does_not_change_the_answer() -> None:
     assert torch.allclose(warm(torch.from_numpy(x)), cold(torch.from_numpy(x)), atol=5e-3)
 
 
+@pytest.mark.parametrize("solver", ["ridge", "lbfgs"])
+@pytest.mark.parametrize("n", [20, 3000])
+def test_rounding_of_a_constant_is_no_signal(solver: str, n: int) -> None:
+    """A constant whose float32 mean is off by a little must not be blown up to unit variance."""
+    (x, y), (test, _) = task(0, n, 30), task(1, 20, 30)
+    probe = LinearProbe(solver=solver, strength=0.1)
+    wanted = probe(x, y, test, classes=4)
+    for value in (0.1, 3.3, 1234.567, 1e4 / 3):
+        found = probe(np.hstack([x, np.full((n, 1), value, dtype=np.float32)]), y,
+                      np.hstack([test, np.full((20, 1), 1.001 * value, dtype=np.float32)]), classes=4)
+        assert np.allclose(found, wanted, atol=1e-3), value
+
+
+@pytest.mark.parametrize("n", [8, 5000])
+def test_constants_are_recognised_about_an_imperfect_shift(n: int) -> None:
+    rng = np.random.default_rng(0)
+    x = torch.full((n, 3), 3.3)
+    x[:, 1] += torch.from_numpy(1e-3 * rng.normal(size=n)).float()  # small, but real
+    x[:, 2] *= torch.from_numpy(1 + 2e-7 * rng.integers(-1, 2, n)).float()  # the last bit of float32
+    path = RidgePath(x, torch.eye(2)[torch.arange(n) % 2], torch.arange(n), torch.full((3,), 3.3 * (1 + 1e-6)))
+    assert (path.scale > 0).tolist() == [False, True, False]
+    logistic = Logistic(x, np.arange(n) % 2, 2, 5)
+    assert (logistic.scale > 0).tolist() == [False, True, False]
+
+
 @pytest.mark.slow
 def test_closed_form_is_as_good_and_far_faster() -> None:
     """A tenth of the CPU time and within a point, at a size that still runs in seconds."""

@@ -68,6 +68,7 @@ def test_wrong_use_is_named() -> None:
     with pytest.raises(UsageError, match="partial_fit"):
         NCM().scores(np.eye(2))
     started = NCM().partial_fit(np.eye(2), np.array([0, 1]), classes=2)
-    for x, y, k in [(np.eye(3), np.arange(3), 3), (np.eye(2), np.zeros(2, dtype=int), 1), (np.eye(2), np.eye(2, dtype=int), 2)]:
+    for x, y, k in [(np.eye(3), np.arange(3), 3), (np.eye(2), np.zeros(2, dtype=int), 1),
+                    (np.eye(2), np.eye(2, dtype=int), 2)]:
         with pytest.raises(UsageError, match="continue"):
             started.partial_fit(x, y, classes=k)

@@ -3,8 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from osteon.objectives.barlow_twins import BarlowTwins
 from tests.objectives.pairs import (
     STEP,
     assert_gradients_reach,
@@ -17,6 +15,8 @@ from tests.objectives.pairs import (
     spec,
     vit,
 )
+
+from osteon.objectives.barlow_twins import BarlowTwins
 
 
 def small(**options) -> BarlowTwins:

@@ -4,12 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
-
-from osteon.objectives.barlow_twins import BarlowTwins
-from osteon.objectives.mixed_barlow_twins import MixedBarlowTwins, mixing_term
-from osteon.parts.losses.cross_correlation import standardise
-from osteon.parts.types import Draws, Step
 from tests.objectives.pairs import (
     STEP,
     assert_gradients_reach,
@@ -25,6 +19,12 @@ from tests.objectives.pairs import (
     spec,
     vit,
 )
+from torch import Tensor
+
+from osteon.objectives.barlow_twins import BarlowTwins
+from osteon.objectives.mixed_barlow_twins import MixedBarlowTwins, mixing_term
+from osteon.parts.losses.cross_correlation import standardise
+from osteon.parts.types import Draws, Step
 
 SHARE = torch.tensor(0.75)
 
@@ -108,7 +108,8 @@ def test_partner_and_share_change_from_step_to_step():
 
 
 def test_shares_are_uniform():
-    shares = [small().encode(images(2), Draws.of(images(2), Step(i, 200)))["share"][0].item() for i in range(60)]
+    objective, batch = small(), images(2)
+    shares = [objective.encode(batch, Draws.of(batch, Step(i, 200)))["share"][0].item() for i in range(60)]
     assert 0.35 < sum(shares) / 60 < 0.65 and min(shares) < 0.15 and max(shares) > 0.85
 
 

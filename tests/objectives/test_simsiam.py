@@ -2,11 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
-from osteon.objectives.simsiam import SimSiam, embedding_spread, negative_cosine
-from osteon.parts.norm import BatchNorm
-from osteon.parts.types import Draws
 from tests.objectives.pairs import (
     STEP,
     assert_gradients_reach,
@@ -19,6 +14,11 @@ from tests.objectives.pairs import (
     spec,
     vit,
 )
+from torch import nn
+
+from osteon.objectives.simsiam import SimSiam, embedding_spread, negative_cosine
+from osteon.parts.norm import BatchNorm
+from osteon.parts.types import Draws
 
 
 def small(**options) -> SimSiam:

@@ -2,11 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
-from osteon.objectives.tico import TiCo, crowding, second_moment
-from osteon.parts.norm import BatchNorm
-from osteon.parts.types import Draws, Step
 from tests.objectives.pairs import (
     STEP,
     assert_companion_follows,
@@ -19,6 +14,11 @@ from tests.objectives.pairs import (
     spec,
     vit,
 )
+from torch import nn
+
+from osteon.objectives.tico import TiCo, crowding, second_moment
+from osteon.parts.norm import BatchNorm
+from osteon.parts.types import Draws, Step
 
 EAST = torch.tensor([1.0, 0.0]).expand(4, 1, 2)  # everything collapsed onto one direction
 

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from osteon.core.errors import UsageError
-from osteon.objectives.vicreg import VICReg, covariance, invariance, variance_hinge
 from tests.objectives.pairs import (
     STEP,
     assert_gradients_reach,
@@ -17,6 +14,9 @@ from tests.objectives.pairs import (
     spec,
     vit,
 )
+
+from osteon.core.errors import UsageError
+from osteon.objectives.vicreg import VICReg, covariance, invariance, variance_hinge
 
 A = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
 B = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])

@@ -63,11 +63,12 @@ def paths(result, runs, tmp_path_factory):
             "bare run": write_run_report(samples.make_run(folder / "bare", full=False))}
 
 
-SCREENS = [(390, 844, "light"), (390, 844, "dark"), (320, 640, "light"), (800, 600, "light"), (1280, 800, "dark")]
+SCREENS = [("evaluation", 390, 844, "light"), ("evaluation", 320, 640, "light"), ("evaluation", 800, 600, "light"),
+           ("evaluation", 1280, 800, "dark"), ("run", 390, 844, "dark"), ("run", 1280, 800, "light"),
+           ("bare run", 390, 844, "light")]
 
 
-@pytest.mark.parametrize("which", ["evaluation", "run", "bare run"])
-@pytest.mark.parametrize(("width", "height", "scheme"), SCREENS)
+@pytest.mark.parametrize(("which", "width", "height", "scheme"), SCREENS)
 def test_a_page_on_a_screen(browser, paths, which, width, height, scheme):
     seen = Seen(browser, paths[which], width, height, scheme)
     try:

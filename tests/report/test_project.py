@@ -23,6 +23,14 @@ def test_points_on_a_line_are_placed_on_the_first_axis_in_order():
     np.testing.assert_allclose(xy[:, 1], 0, atol=1e-5)
 
 
+def test_each_axis_is_turned_so_that_its_largest_loading_is_positive():
+    rng = np.random.default_rng(4)
+    for direction in rng.normal(size=(12, 5)):
+        rising = direction * np.sign(direction[np.abs(direction).argmax()])
+        for rows in (3, 20):  # through either Gram matrix
+            assert (np.diff(project_2d(np.outer(np.arange(rows), rising))[:, 0]) > 0).all()
+
+
 def test_the_sign_does_not_depend_on_the_order_of_the_samples():
     x = np.random.default_rng(1).normal(size=(30, 4))
     np.testing.assert_allclose(project_2d(x)[::-1], project_2d(x[::-1]), atol=1e-4)

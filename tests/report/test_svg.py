@@ -79,6 +79,7 @@ def test_a_band_goes_up_one_side_and_back_on_the_other():
 
 
 @pytest.mark.parametrize("series", [[], [Series("a", [], [])], [Series("a", [1], [math.nan])],
+                                    [Series("a", [math.inf, math.nan, 1, 2], [1, 2, 3, math.inf])],
                                     [Series("a", [1], [2])], [Series("a", [1, 2], [0, 0])],
                                     [Series("a", [1, 2], [1e308, 1e308])]])
 @pytest.mark.parametrize("log_x", [False, True])

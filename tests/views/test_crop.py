@@ -11,6 +11,7 @@ from torch import Tensor
 
 from osteon.core.errors import UsageError
 from osteon.parts.types import Draws, Step
+from osteon.views import crop
 from osteon.views.crop import crop_resize, full_boxes, resample_matrix, sample_boxes
 
 
@@ -33,6 +34,18 @@ def test_agrees_with_torchvision(size: tuple[int, int]) -> None:
         want = functional.resized_crop(x[i], y0, x0, y1 - y0, x1 - x0, list(size), antialias=True)
         want = want.flip(-1) if flip[i] else want
         assert (got[i] - want).abs().max() * 255 < 0.05
+
+
+def test_large_images_take_another_road_to_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(6, 2, 100, 120, generator=torch.Generator().manual_seed(0))
+    d = draws(6)
+    box, flip = sample_boxes(d, 100, 120), d.rand() < 0.5
+    assert 0 < flip.sum() < 6
+    for boxes in (box, box * 0.99):  # the second is not on whole pixels
+        direct = crop_resize(x, boxes, (64, 90), flip)
+        with monkeypatch.context() as m:
+            m.setattr(crop, "_LARGE", 10**9)
+            assert torch.allclose(direct, crop_resize(x, boxes, (64, 90), flip), atol=1e-5)
 
 
 def test_hand_computed_weights() -> None:

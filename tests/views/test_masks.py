@@ -61,7 +61,7 @@ def test_block_mask_hides_whole_cells() -> None:
     cells = mask.permute(0, 1, 3, 2, 4).flatten(3).float().mean(-1).flatten(1)
     assert ((cells == 0) | (cells == 1)).all()
     assert (cells.sum(1) == 4).all()  # ceil(0.6 * 6)
-    assert (block_mask((5, 5), 0.6, draws(), unit=1).sum(1) == 15).all()  # 0.6 * 25 is not 15 in floats
+    assert (block_mask((5, 5), 0.28, draws(), unit=1).sum(1) == 7).all()  # 0.28 * 25 is a little over 7 in floats
     with pytest.raises(UsageError, match="divides"):
         block_mask((6, 6), 0.5, draws(), unit=4)
 
@@ -80,6 +80,24 @@ def test_rectangles_are_rectangles() -> None:
     # Rectangles may cover everything at once.
     first = rectangles((4, 4), 1 / 16, draws(total=400), max_side=1.0).float().mean(0)
     assert (first > 0).sum() >= 8
+
+
+class Preset(Draws):
+    """Draws a first rectangle and the same other one ever after."""
+
+    def rand(self, *shape: int) -> torch.Tensor:
+        if len(shape) == 1:
+            return torch.full((1, *shape), 0.5)
+        u = torch.tensor([0.9, 0.9, 0.1, 0.5]).repeat(1, shape[0], 1)  # 2 x 2 at row 0, column 1
+        u[:, 0, 2] = 0.5  # the first at row 1
+        return u
+
+
+def test_rectangles_by_hand() -> None:
+    """The first rectangle is hidden whole, the second row by row until the count is reached."""
+    preset = Preset(Step(0, 1), torch.arange(1), 1)
+    for count, want in ((4, [5, 6, 9, 10]), (5, [1, 5, 6, 9, 10]), (2, [5, 6])):
+        assert hidden_indices(rectangles((4, 4), count / 16, preset, max_side=0.5)).tolist() == [want]
 
 
 def test_indices_split_the_grid() -> None:
@@ -130,6 +148,7 @@ def test_ijepa_places_vary_and_reach_the_borders() -> None:
     height, width = target[0, -1] // 8 - top[0] + 1, target[0, -1] % 8 - left[0] + 1
     assert set(top.tolist()) == set(range(8 - int(height) + 1))
     assert set(left.tolist()) == set(range(8 - int(width) + 1))
+    assert abs(float(torch.corrcoef(torch.stack((top.float(), left.float())))[0, 1])) < 0.2  # not on the diagonal
 
 
 def test_ijepa_context_is_spread_over_its_block() -> None:

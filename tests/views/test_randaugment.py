@@ -103,8 +103,12 @@ def test_draws_are_as_stated() -> None:
 
 def test_two_slots_are_done_in_order() -> None:
     x = images()
-    settings = ra.Settings(2, 7.0, 0.0, 1.0, ops=("invert",))
-    assert torch.allclose(ra.rand_augment(x, draws(4), settings, fill=[0.5] * 3)[0], x, atol=1e-6)
+    before = x.clone()
+    for count in (1, 2):
+        settings = ra.Settings(count, 7.0, 0.0, 1.0, ops=("invert",))
+        y = ra.rand_augment(x, draws(4), settings, fill=[0.5] * 3)[0]
+        assert torch.equal(x, before)  # the input is left alone
+        assert torch.allclose(y, x if count == 2 else 1 - x, atol=1e-6)
 
 
 def test_what_is_allowed() -> None:

@@ -44,7 +44,9 @@ class HfBackbone(Backbone):
         super().__init__(f"hf:{name}", channels=channels, size=size, options={"pool": wishes.pop("pool", "auto")})
         if self.options["pool"] not in ("auto", "cls", "mean"):
             raise UsageError(f"pool must be auto, cls or mean, not {self.options['pool']!r}.", where=self.name)
-        config = _restore(stored) if stored else self._configure(name, wishes, pretrained)
+        if stored and wishes:
+            raise UsageError(f"config is whole; {', '.join(wishes)} cannot be set beside it.", where=self.name)
+        config = self._restore(stored) if stored else self._configure(name, wishes, pretrained)
         self.options["config"] = _plain(config)  # so that the network can be rebuilt where the name means nothing
         self.model, accepted = _create(name, config, pretrained)
         self._extra = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
@@ -73,6 +75,17 @@ class HfBackbone(Backbone):
             changes = {**changes, **{k: v for k, v in sizes.items() if hasattr(config, k)}}
         for key, value in changes.items():
             setattr(config, key, value)
+        return config
+
+    def _restore(self, stored: dict[str, Any]) -> Any:
+        """The inverse of :func:`_plain`."""
+        try:
+            config = transformers.AutoConfig.for_model(**stored)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"This is no configuration of transformers: {error}", where="config") from error
+        if getattr(config, "num_channels", self.channels) != self.channels:
+            raise UsageError(f"The configuration is for {config.num_channels} channels, the data have {self.channels}.",
+                             where="config")
         return config
 
     def _measure(self, patch: Any) -> None:
@@ -143,11 +156,6 @@ def _plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON values, without what features do not depend on."""
     left_out = ("id2label", "label2id", "_name_or_path", "transformers_version")
     return {k: v for k, v in json.loads(config.to_json_string(use_diff=False)).items() if k not in left_out}
-
-
-def _restore(stored: dict[str, Any]) -> Any:
-    """The inverse of :func:`_plain`."""
-    return transformers.AutoConfig.for_model(**stored)
 
 
 def _create(name: str, config: Any, pretrained: bool) -> tuple[nn.Module, set[str]]:

@@ -177,7 +177,7 @@ def _create(name: str, channels: int, size: int, options: dict[str, Any]) -> Any
             if "img_size" not in str(error):
                 raise
             return timm.create_model(name, **options, **fixed)  # convolutional: works at any size
-    except (TypeError, AssertionError, ValueError) as error:
+    except (TypeError, AssertionError, ValueError, RuntimeError, OSError) as error:
         raise UsageError(f"timm cannot build {name} with {options}: {error}", where=f"backbone timm:{name}") from error
 
 

@@ -31,7 +31,7 @@ class Logistic:
         self.iterations = iterations
         self.mean = x.double().mean(0) if x.numel() <= DOUBLE_BELOW else x.mean(0)
         z = x.to(self.mean.dtype) - self.mean
-        self.scale = inverse_std(z.square().mean(0), z.square().mean(0) + self.mean.square())
+        self.scale = inverse_std(z.square().mean(0), self.mean)
         z = z * self.scale
         self.span: Tensor | None = None
         if z.shape[0] < z.shape[1]:

@@ -59,23 +59,23 @@ class Moments:
         """Moments of both parts together."""
         return Moments(self.n + other.n, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy)
 
-    def standardised(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def standardised(self, shift: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Mean (D,), 1 / std (D,), mean label (K,), and X^T X (D, D), X^T Y (D, K) of standardised features."""
         mean, label = self.x / self.n, self.y / self.n
         xx = self.xx - self.n * mean[:, None] * mean
-        scale = inverse_std(xx.diagonal() / self.n, self.xx.diagonal() / self.n)
+        scale = inverse_std(xx.diagonal() / self.n, mean + shift)
         xy = self.xy - self.n * mean[:, None] * label
         return mean, scale, label, xx * scale[:, None] * scale, xy * scale[:, None]
 
 
-def inverse_std(variance: Tensor, size: Tensor) -> Tensor:
+def inverse_std(variance: Tensor, mean: Tensor) -> Tensor:
     """1 / std of each feature, 0 where it does not vary beyond rounding: such a feature says nothing about a class.
 
     Args:
         variance: (D,).
-        size: (D,) mean square of the values the variance was computed from.
+        mean: (D,) of the features as given. Less than 1e-5 of it is what float32 sums leave of a constant.
     """
-    varies = variance > 1e-10 * size + 1e-30
+    varies = variance > 1e-10 * mean.square() + 1e-30
     return torch.where(varies, variance.clamp(min=1e-30).rsqrt(), torch.zeros_like(variance))
 
 
@@ -94,14 +94,14 @@ class RidgePath:
         self.n, self.shift = len(rows), shift
         if self.n >= x.shape[1]:
             moments = moments or Moments.of(x, y, shift, rows)
-            self.mean, self.scale, self.label, xx, xy = moments.standardised()
+            self.mean, self.scale, self.label, xx, xy = moments.standardised(shift)
             self.values, self.basis = torch.linalg.eigh(xx)
         else:
             part = (x[rows] - shift).double()
             target = y[rows].double()
             self.mean, self.label = part.mean(0), target.mean(0)
             centred = part - self.mean
-            self.scale = inverse_std(centred.square().mean(0), part.square().mean(0))
+            self.scale = inverse_std(centred.square().mean(0), self.mean + shift)
             z = centred * self.scale
             # Dual form: W = Z^T (Z Z^T + lambda I)^-1 Y; with Z Z^T = U S U^T, W = (Z^T U) (S + lambda)^-1 U^T Y.
             self.values, u = torch.linalg.eigh(z @ z.T)
@@ -125,7 +125,7 @@ class RidgePath:
 
 def solve_moments(moments: Moments, shift: Tensor, strength: float) -> Affine:
     """One strength from moments by Cholesky factorisation: cheaper than a decomposition where the strength is known."""
-    mean, scale, label, xx, xy = moments.standardised()
+    mean, scale, label, xx, xy = moments.standardised(shift)
     xx.diagonal().add_(strength * moments.n)
     weight = scale[:, None] * torch.cholesky_solve(xy, torch.linalg.cholesky(xx))
     return Affine(weight.float(), (label - (mean + shift.double()) @ weight).float())

@@ -43,7 +43,7 @@ def votes(similarity: Tensor, target: Tensor, temperature: float) -> Tensor:
         (M, K) in [0, 1].
     """
     weight = torch.softmax(2 * similarity / temperature, dim=1)
-    return (weight[:, None, :] @ target)[:, 0]
+    return (weight[:, None, :] @ target)[:, 0].clamp(max=1.0)  # weights sum to 1 but for rounding
 
 
 def knn_interpolate(knn: np.ndarray, classifier: np.ndarray, weight: float) -> np.ndarray:

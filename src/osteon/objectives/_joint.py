@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from osteon.backbones import Backbone
-from osteon.parts.objective import Objective
 from osteon.parts.companion import Companion, cosine_momentum
+from osteon.parts.objective import Objective
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step, View
 from osteon.views import Views
 

@@ -23,8 +23,8 @@ CARD = Card(
     papers=("Barlow Twins: Self-Supervised Learning via Redundancy Reduction",),
     modalities=("image",),
     differs="The projector is 4 times as wide as the backbone (256 to 8192) instead of always 8192. Below a "
-    "width of 1569 the off-diagonal weight is 8 / width instead of 0.0051, so that the diagonal does not drown it. AdamW "
-    "instead of LARS, and therefore no constant factor on the loss (the release multiplies it by 0.024).",
+    "width of 1569 the off-diagonal weight is 8 / width instead of 0.0051, so that the diagonal does not drown it. "
+    "AdamW instead of LARS, and therefore no constant factor on the loss (the release multiplies it by 0.024).",
     cost="2 forwards per image",
 )
 

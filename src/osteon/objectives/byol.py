@@ -51,7 +51,7 @@ class BYOL(Joint):
         strength: strength of colour jitter.
     """
 
-    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 1.5e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
                         "warmup": 0.05}
     additive: ClassVar[bool] = True
     concat_views: ClassVar[bool] = False

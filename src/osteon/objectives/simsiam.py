@@ -57,7 +57,7 @@ class SimSiam(Joint):
         strength: strength of colour jitter; 0 = the rule of the view recipe.
     """
 
-    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 1.5e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
                         "warmup": 0.05}
     additive: ClassVar[bool] = True
     concat_views: ClassVar[bool] = False

@@ -31,8 +31,8 @@ CARD = Card(
         "in Deep Learning for Medical Imaging",
     ),
     modalities=("image",),
-    differs="The decoder is as wide as the last map (at least 64) instead of 768; AdamW instead of LAMB at batch 4096; a "
-    "map of stride 1 gets no skip connection, since the decoder ends there.",
+    differs="The decoder is as wide as the last map (at least 64) instead of 768; AdamW instead of LAMB at batch 4096; "
+    "a map of stride 1 gets no skip connection, since the decoder ends there.",
     rows=(170, 429),
     backbones=("maps",),
     cost="1 dense forward per image and a light decoder; no compute is saved by masking",

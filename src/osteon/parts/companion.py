@@ -35,8 +35,8 @@ class Companion(nn.Module):
     def update(self, momentum: float, **sources: nn.Module) -> None:
         """``companion = momentum * companion + (1 - momentum) * source`` for every parameter."""
         for name, source in sources.items():
-            mine = list(self.members[name].parameters())
-            theirs = [p.detach() for p in source.parameters()]
+            mine: list[torch.Tensor] = list(self.members[name].parameters())
+            theirs: list[torch.Tensor] = [p.detach() for p in source.parameters()]
             torch._foreach_mul_(mine, momentum)
             torch._foreach_add_(mine, theirs, alpha=1.0 - momentum)
 

@@ -299,14 +299,13 @@ def budget_places(budgets: Sequence[Any], arms: Sequence[Mapping[str, Any]]) -> 
     numeric = [float(b) for b in budgets if known(_float(b)) and _float(b) > 0]
     top = max(numeric, default=1.0)
     ratio = max(2.0, top / sorted(numeric)[-2]) if len(numeric) > 1 else 10.0
-    place, extra = {}, 0
+    place = {}
     for b in budgets:
         if known(_float(b)) and _float(b) > 0:
             place[str(b)] = float(b)
             continue
         stated = [_float(a.get("labels")) for a in arms if str(a.get("budget")) == str(b) and known(a.get("labels"))]
-        extra += 1
-        place[str(b)] = max(stated) if stated else top * ratio**extra
+        place[str(b)] = max(stated) if stated else top * ratio
     return place
 
 

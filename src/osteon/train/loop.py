@@ -116,8 +116,9 @@ class Engine:
         for i, rows in enumerate(slices):
             encoded = self.encode(batch, rows, step, i) if cached else encodings[i]
             start = self.rank * local + rows.start
-            pairs = [(e, leaves[k].grad[start:start + size] * self.world) for k, e in encoded.items()
-                     if e.requires_grad and leaves[k].grad is not None]
+            grads = {k: leaf.grad for k, leaf in leaves.items() if leaf.grad is not None}
+            pairs = [(e, grads[k][start:start + size] * self.world) for k, e in encoded.items()
+                     if e.requires_grad and k in grads]
             if pairs:
                 torch.autograd.backward([e for e, _ in pairs], [g for _, g in pairs])
         return Loss(loss.total.detach(), loss.parts), leaves["features"]
@@ -266,7 +267,6 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
                 _save(objective, engine, collapse, run, settings, done, lead)
             if stop and done < settings.steps:
                 raise Interrupted(stop, where=str(run.path))
-        batches.close()
     return TrainResult(settings.steps - start, time.perf_counter() - begun, last)
 
 

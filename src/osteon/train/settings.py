@@ -126,9 +126,10 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
     if "channels_last" not in asked:
         values["channels_last"] = kind == "maps"
         notes.append(f"channels_last={values['channels_last']}: on for convolutional backbones")
-    values["precision"] = {"bf16-mixed": "bf16", "32-true": "32"}.get(str(values["precision"]), str(values["precision"]))
-    _check(values, per_rank_note=notes)
-    return TrainSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}), notes
+    values["precision"] = {"bf16-mixed": "bf16", "32-true": "32"}.get(p := str(values["precision"]), p)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    _check(values)
+    return TrainSettings(**values), notes
 
 
 def _scale(lr: float, batch: int, recipe: Mapping[str, Any]) -> tuple[float, str]:
@@ -156,16 +157,16 @@ def default_precision(kind: str) -> tuple[str, str]:
     return "32", f"precision=32: {why}"
 
 
-def _check(values: Mapping[str, Any], per_rank_note: list[str]) -> None:
+def _check(values: Mapping[str, Any]) -> None:
     choices = {"precision": ("32", "bf16"), "optimizer": ("adamw", "adam", "sgd", "lars", "lamb"),
                "schedule": ("cosine", "linear", "constant")}
     for key, allowed in choices.items():
         if key in values and values[key] not in allowed:
-            raise UsageError(f"{key}={values[key]!r} is not one of {', '.join(allowed)}.{nearest(str(values[key]), allowed)}",
-                             where=f"--set {key}")
+            raise UsageError(f"{key}={values[key]!r} is not one of {', '.join(allowed)}."
+                             + nearest(str(values[key]), allowed), where=f"--set {key}")
     for key in ("steps", "batch_size", "accumulate"):
         if int(values.get(key, 1)) < 1:
             raise UsageError(f"{key} must be at least 1, not {values[key]}.", where=key)
     if int(values["batch_size"]) % int(values.get("accumulate", 1)):
-        raise UsageError(f"batch_size={values['batch_size']} cannot be cut into accumulate={values['accumulate']} equal "
-                         "micro-batches.", where="--accumulate")
+        raise UsageError(f"batch_size={values['batch_size']} cannot be cut into accumulate={values['accumulate']} "
+                         "equal micro-batches.", where="--accumulate")

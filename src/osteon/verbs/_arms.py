@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -95,20 +94,22 @@ def make_task(train: Dataset, test: Dataset, budgets: Sequence[int | str], seeds
         raise UsageError(f"The classes of --train and --test differ: {', '.join(map(str, extra[:5]))}.",
                          where=test.source, fix="Give both the same classes.")
     y = np.asarray(train.labels)
-    classes = y.shape[1] if y.ndim == 2 else len(train.class_names) or int(max(y.max(), np.max(test.labels))) + 1
+    top = 0 if y.ndim == 2 else int(max(y.max(), np.asarray(test.labels).max())) + 1
+    classes = y.shape[1] if y.ndim == 2 else len(train.class_names) or top
     if classes < 2:
         raise UsageError("Evaluation needs at least two classes.", where=train.source)
     pool, rest = train_validation_split(y, held_out, 0, groups=train.groups)
     for budget in budgets:
         if str(budget) != "all" and int(budget) > len(pool):
             raise UsageError(f"A budget of {budget} labels is more than the {len(pool)} there are beside the "
-                             f"{len(rest)} held out for choices.", where="--label-budget", fix="Use a smaller one or all.")
+                             f"{len(rest)} held out for choices.", where="--label-budget",
+                             fix="Use a smaller one or all.")
     subsets = [[pool[rows] for rows in nested_subsets(y[pool], list(budgets), seed)] for seed in range(seeds)]
     return Task(train, test, classes, list(budgets), subsets, rest, flip)
 
 
 def quality(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Per-sample quality of (M, K) scores: right (1) or wrong (0); label-ranking average precision for (M, K) labels."""
+    """Quality of each of M samples from (M, K) scores: right or wrong; with (M, K) labels, average precision."""
     if y.ndim == 1:
         return (scores.argmax(1) == y).astype(np.float64)
     from sklearn.metrics import label_ranking_average_precision_score as lrap

@@ -62,7 +62,8 @@ def load_trained(source: str | Path) -> Trained:
 def spec_from(data: dict[str, Any]) -> DataSpec:
     """A :class:`DataSpec` from its JSON form."""
     known = {f.name for f in fields(DataSpec)}
-    return DataSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
+    return DataSpec(**values)
 
 
 def fit_images(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:

@@ -18,9 +18,9 @@ def embed(run: str | Path, source: str | Path, *, out: str | Path, batch_size: i
     Args:
         run: run folder.
         source: data to embed; resized and normalised as in training.
-        out: folder to write: ``features.npy`` (N, D) float32, to be opened with ``mmap_mode="r"``; ``ids.txt``, one id a
-            line in the same order (JSON strings, so that any file name fits); ``labels.npy`` where there are labels;
-            ``info.json`` with the run, the source's fingerprint and the class names.
+        out: folder to write: ``features.npy`` (N, D) float32, to be opened with ``mmap_mode="r"``; ``ids.txt``, one
+            id a line in the same order (JSON strings, so that any file name fits); ``labels.npy`` where there are
+            labels; ``info.json`` with the run, the source's fingerprint and the class names.
         batch_size: samples a forward pass; does not change the result.
 
     Returns:

@@ -26,15 +26,17 @@ from osteon.verbs._model import Trained, extract, load_trained
 from osteon.verbs._pictures import collect_artefacts
 from osteon.verbs._verdict import judge
 
+#: ways to treat test samples that were seen in training
+LEAKS = ("error", "drop", "allow")
 #: uses of labels that train the whole network rather than read features
 WHOLE = "fine_tune"
 
 
 def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test: str | Path,
              metrics: Sequence[str] = ("knn", "ncm", "linear_probe"), label_budget: Sequence[int | str] = ("all",),
-             seeds: int = 3, scratch_steps: int | None = None, allow_leaks: bool = False, out: str | Path | None = None,
+             seeds: int = 3, scratch_steps: int | None = None, leaks: str = "error", out: str | Path | None = None,
              progress: bool = True) -> dict[str, Any]:
-    """Score one run, or several seeds of several recipes, against raw inputs, the untrained network and scratch.
+    """Score one run, or several seeds of several recipes, beside raw inputs, the untrained network and scratch.
 
     Args:
         run: run folder, or several; runs of one objective and backbone are taken as seeds of one recipe.
@@ -45,7 +47,8 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
         seeds: subsets of labels (and initialisations) over which intervals are taken.
         scratch_steps: optimiser steps of training from scratch and of fine-tuning; by default as many as the
             pre-training took; 0 leaves the from-scratch control out.
-        allow_leaks: go on although test samples were found in the training or pre-training data.
+        leaks: what to do when copies of test samples lie in the training or pre-training data: ``error``, ``drop`` the
+            test samples concerned, or ``allow``.
         out: folder for ``evaluation.json`` and ``report.html``; by default the (first) run's own.
         progress: tell what goes on.
 
@@ -55,9 +58,14 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     say = _speaker(progress)
     runs = [Path(r) for r in ([run] if isinstance(run, str | Path) else run)]
     models = [load_trained(r) for r in runs]
+    if leaks not in LEAKS:
+        raise UsageError(f"'{leaks}' is no way to treat leaks.", where="--leaks", fix=f"Use {', '.join(LEAKS)}.")
     train_set, test_set = (open_source(s, like=models[0].spec) for s in (train, test))
+    if train_set.class_names and test_set.class_names and test_set.class_names != train_set.class_names:
+        test_set = test_set.with_classes(train_set.class_names)
     notes = [*train_set.notes, *(n for n in test_set.notes if n not in train_set.notes)]
-    notes += check_leaks(models, train_set, test_set, allow_leaks)
+    test_set, found = check_leaks(models, train_set, test_set, leaks)
+    notes += found
     flips = [m.meta.get("objective", {}).get("options", {}).get("flip", True) for m in models]
     task = make_task(train_set, test_set, [_budget(b) for b in label_budget], seeds, flip=all(flips))
     notes.append(f"{len(task.held_out)} labelled samples of --train are held out: recipes and controls are chosen on "
@@ -67,7 +75,8 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
         registry.find("evaluator", name)
     arms = _all_arms(models, task, readers, WHOLE in metrics, scratch_steps, say)
     unit = "label-ranking average precision" if task.multi_label else "accuracy"
-    result = {"verdict": judge(arms, unit), "metric": unit, "budgets": task.budgets, "arms": [_row(a) for a in arms],
+    result: dict[str, Any] = {
+              "verdict": judge(arms, unit), "metric": unit, "budgets": task.budgets, "arms": [_row(a) for a in arms],
               "support": _support(task), "classes": task.classes, "test_samples": len(test_set), "seeds": seeds,
               "notes": notes, "runs": [_about(m, r) for m, r in zip(models, runs, strict=True)]}
     folder = Path(out) if out is not None else runs[0]
@@ -146,42 +155,63 @@ def _inputs(task: Task, reader: Callable[..., np.ndarray]) -> tuple[np.ndarray, 
     return read(task.train), read(task.test)
 
 
-def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, allow: bool) -> list[str]:
-    """Look for test samples in the labelled training data and in the data of pre-training.
+def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, leaks: str) -> tuple[Dataset, list[str]]:
+    """Look for test samples, or copies of them, in the labelled training data and in the data of pre-training.
+
+    Args:
+        models: what was pre-trained; each remembers its source.
+        train: labelled training data.
+        test: labelled test data.
+        leaks: ``error``, ``drop`` or ``allow``.
 
     Returns:
-        Lines to be printed.
+        The test data, without what leaked when dropped, and lines to be printed.
 
     Raises:
-        DataError: when any is found and leaks are not allowed.
+        DataError: when any is found and leaks are an error.
     """
     notes: list[str] = []
+    leaked: set[str] = set()
     if train.groups is not None and test.groups is not None:
-        shared = sorted({g for g in train.groups if g} & {g for g in test.groups if g})
-        if shared:
-            _leak(f"{len(shared)} groups lie in both --train and --test, e.g. '{shared[0]}'.", test.source, allow, notes)
+        shared = {g for g in train.groups if g} & {g for g in test.groups if g}
+        members = {i for i, g in zip(test.ids, test.groups, strict=True) if g in shared}
+        if members:
+            _leak(f"{len(shared)} groups lie in both --train and --test, e.g. '{min(shared)}'.", test.source, leaks,
+                  notes)
+            leaked |= members
     pools = [("--train", train)]
     for source in sorted({str(m.meta["source"]) for m in models if m.meta.get("source")}):
         try:
             pool = open_source(source, like=models[0].spec)
-            if pool.fingerprint != train.fingerprint:
-                pools.append((f"the pre-training data {source}", pool))
         except (UsageError, DataError) as error:
             notes.append(f"leak check: the pre-training data {source} could not be opened ({error.what}); unchecked")
+            continue
+        if pool.fingerprint != train.fingerprint:
+            pools.append((f"the pre-training data {source}", pool))
     for name, pool in pools:
-        found = find_duplicates(pool, test)
-        notes.append(f"leak check: {len(found.exact)} exact and {len(found.near)} near copies between {name} and --test")
-        if found.exact or found.near:
-            a, b = (found.exact or found.near)[0]
-            _leak(f"{len(found.exact)} exact and {len(found.near)} near copies of test samples lie in {name}, e.g. "
-                  f"{b} = {a}.", test.source, allow, notes)
-    return notes
+        copies = find_duplicates(pool, test)
+        notes += [n for n in copies.notes if n not in notes]
+        notes.append(f"leak check: {len(copies.exact)} exact and {len(copies.near)} near copies between {name} and "
+                     "the test data")
+        if copies.exact or copies.near:
+            a, b = (copies.exact or copies.near)[0]
+            _leak(f"{len(copies.exact)} exact and {len(copies.near)} near copies of test samples lie in {name}, e.g. "
+                  f"{b} is {a}.", test.source, leaks, notes)
+            leaked |= {b for _, b in [*copies.exact, *copies.near]}
+    if leaked and leaks == "drop":
+        kept = np.array([i for i, name in enumerate(test.ids) if name not in leaked], dtype=np.int64)
+        if not len(kept):
+            raise DataError("Every test sample has a copy in the training data.", where=test.source)
+        notes.append(f"leak check: {len(test) - len(kept)} test samples were dropped, {len(kept)} remain")
+        test = test.subset(kept)
+    return test, notes
 
 
-def _leak(text: str, where: str, allow: bool, notes: list[str]) -> None:
-    if not allow:
-        raise DataError(text, where=where, fix="Remove them, or go on with --allow-leaks (the scores will flatter).")
-    notes.append(f"LEAK allowed: {text}")
+def _leak(text: str, where: str, leaks: str, notes: list[str]) -> None:
+    if leaks == "error":
+        raise DataError(text, where=where, fix="Remove them, or use --leaks drop (they leave the test) or --leaks "
+                                               "allow (the scores will flatter).")
+    notes.append(f"LEAK ({'dropped' if leaks == 'drop' else 'allowed'}): {text}")
 
 
 def _row(arm: Arm) -> dict[str, Any]:

@@ -73,9 +73,8 @@ def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "
         raise UsageError(f"Objective '{card.name}' learns from labels; this source has none.", where=str(source))
 
     torch.manual_seed(int(wishes["seed"] or 0))
-    network, trained_on = _backbone(wishes["backbone"], wishes["init"], card.backbones, dataset, chosen["backbone"], say)
-    spec = dataset.spec if trained_on is None else replace(
-        dataset.spec, mean=trained_on.mean, std=trained_on.std)
+    network, before = _backbone(wishes["backbone"], wishes["init"], card.backbones, dataset, chosen["backbone"], say)
+    spec = dataset.spec if before is None else replace(dataset.spec, mean=before.mean, std=before.std)
     method: Objective = registry.build("objective", card.name, network, spec, **chosen["objective"])
     training, notes = resolve_settings(
         {**chosen["train"], "steps": wishes["steps"], "epochs": wishes["epochs"], "batch_size": wishes["batch_size"],
@@ -92,7 +91,8 @@ def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "
         if lead:
             run.create_or_resume(resolved)
             run.write_json("provenance.json", collect({
-                "data": {"source": lasting(wishes["source"]), "fingerprint": dataset.fingerprint, "samples": len(dataset)},
+                "data": {"source": lasting(wishes["source"]), "fingerprint": dataset.fingerprint,
+                         "samples": len(dataset)},
                 "initial_weights": str(wishes["init"] or "random"), "notes": [*dataset.notes, *network.notes, *notes]}))
             run.write_skipped([(s.id, s.reason) for s in dataset.skipped])
         _train(method, dataset, run, training, fabric, loggers if lead else (), progress and lead, say)
@@ -143,8 +143,8 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
     if init is not None and Path(init).is_dir() and (Path(init) / "model.safetensors").exists():
         trained = load_trained(init)
         if trained.spec.channels != spec.channels:
-            raise UsageError(f"{init} was trained on {trained.spec.channels} channels, this source has {spec.channels}.",
-                             where="--init")
+            raise UsageError(f"{init} was trained on {trained.spec.channels} channels, this source has "
+                             f"{spec.channels}.", where="--init")
         say(f"continuing from {init} ({trained.backbone.name}); its data statistics are kept")
         return trained.backbone.train(), trained.spec
     if init is not None:

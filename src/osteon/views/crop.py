@@ -12,12 +12,16 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from osteon.core.errors import UsageError
 from osteon.parts.types import Draws
 
 #: Slack, in pixels, for boxes that come back from fractions of the image in float32.
 _SLACK = 1e-3
+#: Pixels of an image from which, on a CPU, torch's own antialiased resize of one image after the other beats the
+#: dense product (three times at 256 to 224, measured on one core); below it the matrices win.
+_LARGE = 96 * 96
 
 
 def full_boxes(count: int, device: torch.device | str = "cpu") -> Tensor:
@@ -110,6 +114,10 @@ def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int], flip: Tensor
     """
     batch, channels, height, width = images.shape
     edge = box.to(images) * torch.tensor([width, height, width, height], dtype=images.dtype, device=images.device)
+    if images.device.type == "cpu" and height * width >= _LARGE:
+        whole = edge.round()
+        if bool(((edge - whole).abs() < _SLACK).all()):
+            return _one_by_one(images, whole, size, flip)
     across = resample_matrix(edge[:, 0], edge[:, 2], width, size[1], flip)
     down = resample_matrix(edge[:, 1], edge[:, 3], height, size[0])
     rows = torch.bmm(images.reshape(batch, channels * height, width), across.mT).view(batch, channels, height, size[1])
@@ -117,4 +125,14 @@ def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int], flip: Tensor
     out = images.new_empty(batch, channels, *size)
     for c in range(channels):
         out[:, c] = torch.bmm(down, rows[:, c])
+    return out
+
+
+def _one_by_one(images: Tensor, edge: Tensor, size: tuple[int, int], flip: Tensor | None) -> Tensor:
+    """The same for boxes on whole pixels ``edge`` (B, 4), image by image, touching only the pixels of the box."""
+    out = images.new_empty(len(images), images.shape[1], *size)
+    mirrored = [False] * len(images) if flip is None else flip.tolist()
+    for i, (x0, y0, x1, y1) in enumerate(edge.long().tolist()):
+        view = functional.interpolate(images[i:i + 1, :, y0:y1, x0:x1], size, mode="bilinear", antialias=True)
+        out[i] = view[0].flip(-1) if mirrored[i] else view[0]
     return out

@@ -84,7 +84,7 @@ def block_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = N
     hidden_count(ratio, cells)
     if scores is not None:
         scores = scores.view(-1, coarse[0], unit, coarse[1], unit).mean((2, 4)).flatten(1)
-    # The slack keeps float products such as 0.6 * 25 = 15.000000000000002 from counting one more.
+    # The slack keeps float products such as 0.28 * 25 = 7.000000000000001 from counting one more.
     count = math.ceil(ratio * cells - 1e-9)
     mask = random_mask(coarse, count / cells, draws, scores).view(-1, *coarse)
     return mask.repeat_interleave(unit, 1).repeat_interleave(unit, 2).flatten(1)

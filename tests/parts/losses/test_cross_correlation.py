@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.objectives.pairs import assert_slope, normal
 
 from osteon.core.errors import UsageError
 from osteon.parts.losses.cross_correlation import (
@@ -12,7 +13,6 @@ from osteon.parts.losses.cross_correlation import (
     redundancy_weight,
     standardise,
 )
-from tests.objectives.pairs import assert_slope, normal
 
 X = [1.0, -1.0, 1.0, -1.0]  # two features that are standardised and uncorrelated
 Y = [1.0, 1.0, -1.0, -1.0]
