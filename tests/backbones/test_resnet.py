@@ -177,6 +177,12 @@ def test_zero_init_starts_at_the_shortcut():
     assert (bottleneck.layer1[0].bn3.weight == 0).all() and (bottleneck.layer1[0].bn2.weight == 1).all()
 
 
+def test_convolutions_start_he_normal_by_fan_out():
+    net = make("resnet18", size=32)
+    for conv, fan in ((net.layer2[0].conv1, 128 * 9), (net.layer3[0].downsample[0], 256), (net.conv1, 64 * 9)):
+        assert conv.weight.std().item() == pytest.approx((2 / fan) ** 0.5, rel=0.05)
+
+
 def test_drop_path_and_norms_are_ours():
     net = make(drop_path=0.4)
     assert [b.drop_path.rate for s in (net.layer1, net.layer2, net.layer3) for b in s] == pytest.approx(

@@ -180,7 +180,9 @@ def test_positions_follow_device_type_and_inference_mode():
         vit(x)
     assert not vit.positions((4, 4)).is_inference()  # what was cached above must serve training
     vit(x).pooled.sum().backward()
-    assert copy.deepcopy(vit).double()(x.double()).pooled.dtype == torch.float64
+    wide = copy.deepcopy(vit).double()
+    assert wide(x.double()).pooled.dtype == wide.positions((4, 4)).dtype == torch.float64
+    assert copy.deepcopy(vit).bfloat16()(x.bfloat16()).tokens.dtype == torch.bfloat16
     assert torch.equal(vit.positions((4, 4)), sincos_2d((4, 4), 64))
 
 

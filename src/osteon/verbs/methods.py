@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from osteon.core import registry
 from osteon.core.card import Card
+from osteon.core.signature import normalised
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,14 +27,13 @@ def methods(words: str = "", *, kind: str | None = None, modality: str | None = 
     """
     found = registry.cards(kind=kind, modality=modality, words=words, paper=paper)
     if not found and words:  # 'sim-clr' and 'SimCLR' are the method simclr
-        wanted = words.strip().lower().replace("-", "_").replace(" ", "_")
-        found = [c for c in registry.cards(kind=kind, modality=modality, paper=paper) if c.name == wanted]
+        found = [c for c in registry.cards(kind=kind, modality=modality, paper=paper) if is_named(c, words)]
     return sorted(found, key=lambda card: not is_named(card, words))
 
 
 def is_named(card: Card, words: str) -> bool:
-    """Whether the words are exactly the name of the method, case and hyphens aside."""
-    return words.strip().lower().replace("-", "_").replace(" ", "_") == card.name
+    """Whether the words are exactly the name of the method, case, spaces and hyphens aside."""
+    return normalised(words) == normalised(card.name)
 
 
 def as_json(cards: Sequence[Card]) -> list[dict[str, Any]]:
