@@ -28,7 +28,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         pages = [{card.name: address(card)} for card in registry.cards(kind=kind)]
         if pages:
             menu.append({f"{kind.capitalize()}s": pages})
-    evidence = sorted(p.relative_to(config.docs_dir).as_posix() for p in Path(config.docs_dir, "evidence").glob("*.md"))
+    folder = Path(config.docs_dir, "evidence")
+    evidence = sorted(p.relative_to(config.docs_dir).as_posix() for p in folder.rglob("*.md"))
     nav = [{"Methods": menu} if isinstance(entry, dict) and "Methods" in entry else entry for entry in config.nav or []]
     config.nav = [*nav, *([{"Evidence": evidence}] if evidence else [])]
     return config

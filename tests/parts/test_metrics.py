@@ -88,6 +88,17 @@ def test_weights_repeat_samples() -> None:
         assert value[1] == pytest.approx(plain_multi[name]), name
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_many_weightings_equal_one_at_a_time(kind: type) -> None:
+    scores, y = case(4, samples=60, ties=True)
+    weights = np.random.default_rng(0).integers(0, 4, (60, 20)).astype(kind)
+    for labels in (y, y[:, None] == np.arange(4)):
+        together = metrics.metric_values(scores, labels, weights)
+        for name, value in together.items():
+            alone = [metrics.metric_values(scores, labels, weights[:, [r]])[name][0] for r in range(20)]
+            assert value == pytest.approx(alone, abs=1e-6), name
+
+
 def test_order_of_samples_and_monotone_scores_do_not_matter() -> None:
     scores, y = case(7)
     order = np.random.default_rng(0).permutation(len(y))

@@ -55,7 +55,7 @@ class LinearProbe:
     needs = "labels"
 
     def __init__(self, *, solver: str = "auto", fraction: float = 0.1, strength: float | None = None,
-                 iterations: int = 100) -> None:
+                 iterations: int = 200) -> None:
         if solver not in ("auto", "ridge", "lbfgs"):
             raise UsageError(f"There is no solver {solver!r}.", where="solver", fix="Use auto, ridge or lbfgs.")
         if not 0 < fraction < 1:

@@ -11,21 +11,23 @@ from torch import Tensor
 
 from osteon.backbones import Backbone
 from osteon.core.card import Card
+from osteon.core.errors import UsageError
 from osteon.objectives._masked import Masked
 from osteon.parts.positions import sincos_2d
 from osteon.parts.targets import patchify, standardise_patches, unstandardise_patches
 from osteon.parts.transformer import TokenDecoder
 from osteon.parts.types import DataSpec, Draws
 from osteon.views import make_views
-from osteon.views.masks import random_mask, visible_indices
+from osteon.views.masks import hidden_count, random_mask, visible_indices
 
 CARD = Card(
     kind="objective",
     name="mae",
     papers=("Masked Autoencoders Are Scalable Vision Learners",),
     modalities=("image",),
-    differs="Decoder width and depth scale with the encoder (half its width rounded to a multiple of 16, at least 64; "
-    "2 blocks) instead of 512 wide and 8 deep.",
+    differs="The decoder is half as wide as the encoder (rounded to a multiple of 16, at least 64) and 2 blocks deep "
+    "instead of 512 and 8. It does not see the class token, where there is one, and starts from PyTorch's initial "
+    "weights instead of Xavier's.",
     backbones=("tokens",),
     cost="1 encoder forward on 25 % of the tokens plus a small decoder on all",
 )
@@ -38,7 +40,7 @@ class MAE(Masked):
         backbone: network to train.
         data: what the data look like.
         ratio: share of patches hidden.
-        decoder_dim: width of the decoder; 0 = half the encoder's, at least 64.
+        decoder_dim: width of the decoder, a multiple of 4; 0 = half the encoder's, at least 64.
         decoder_depth: blocks of the decoder.
         norm_pix: predict patches standardised by their own mean and deviation.
         crop_min: smallest area share of the random crop.
@@ -54,10 +56,17 @@ class MAE(Masked):
         views = make_views("crop_flip", data, flip=flip, min_scale=crop_min)
         super().__init__(backbone, data, views=views)
         self.ratio, self.norm_pix = ratio, norm_pix
-        dim = decoder_dim or max(64, backbone.dim // 2 // 16 * 16)
-        grid = backbone.grid(data.size, data.size)
-        self.decoder = TokenDecoder(backbone.token_dim, self.patch**2 * data.channels, sincos_2d(grid, dim),
-                                    depth=decoder_depth, heads=max(1, dim // 32))
+        grid, values = backbone.grid(data.size, data.size), self.patch**2 * data.channels
+        tokens = grid[0] * grid[1]
+        if not 0 < hidden_count(ratio, tokens) < tokens:
+            raise UsageError(f"ratio={ratio} hides {hidden_count(ratio, tokens)} of {tokens} patches: some must be "
+                             "hidden and some must stay.", where="ratio", fix="Set another ratio or a smaller patch.")
+        if norm_pix and values < 2:
+            raise UsageError("A patch of one value has no deviation to be standardised by.", where="norm_pix",
+                             fix="Set norm_pix=false or a larger patch.")
+        dim = decoder_dim or max(64, backbone.token_dim // 2 // 16 * 16)
+        heads = next(h for h in range(max(1, dim // 32), 0, -1) if dim % h == 0)
+        self.decoder = TokenDecoder(backbone.token_dim, values, sincos_2d(grid, dim), depth=decoder_depth, heads=heads)
 
     def mask(self, grid: tuple[int, int], draws: Draws) -> Tensor:
         """Uniformly random patches, the same number in every sample."""

@@ -20,7 +20,7 @@ from osteon.parts.norm import BatchNorm
 from osteon.parts.targets import patchify, standardise_patches, unstandardise_patches
 from osteon.parts.types import DataSpec, Draws
 from osteon.views import make_views
-from osteon.views.masks import random_mask
+from osteon.views.masks import hidden_count, random_mask
 
 CARD = Card(
     kind="objective",
@@ -31,8 +31,9 @@ CARD = Card(
         "in Deep Learning for Medical Imaging",
     ),
     modalities=("image",),
-    differs="The decoder is as wide as the last map (at least 64) instead of 768; AdamW instead of LAMB at batch 4096; "
-    "a map of stride 1 gets no skip connection, since the decoder ends there.",
+    differs="The decoder is as wide as the last map (at least 64) instead of 768, never narrower than 16, and starts "
+    "from PyTorch's initial weights; AdamW instead of LAMB at batch 4096; of several maps of one stride the deepest "
+    "is decoded, and a map of stride 1 gets no skip connection, since the decoder ends there.",
     rows=(170, 429),
     backbones=("maps",),
     cost="1 dense forward per image and a light decoder; no compute is saved by masking",
@@ -107,6 +108,10 @@ class SparK(Masked):
             raise UsageError(f"SparK's decoder doubles from the last map (stride {self.patch}) to the image of "
                              f"{data.size} pixels: that must be a power of two that divides the size.",
                              where="backbone", fix="Set backbone.stride, or size.")
+        cells = (data.size // self.patch) ** 2
+        if not 0 < hidden_count(ratio, cells) < cells:
+            raise UsageError(f"ratio={ratio} hides {hidden_count(ratio, cells)} of {cells} cells: some must be hidden "
+                             "and some must stay.", where="ratio", fix="Set another ratio, or a smaller stride.")
         self.ratio = ratio
         doublings = self.patch.bit_length() - 1
         width = decoder_dim or max(64, backbone.level_dims[-1])

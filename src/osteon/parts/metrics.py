@@ -189,26 +189,44 @@ def _mean_ap(scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarr
     return _mean(np.stack([_average_precision(s, p, weights) for s, p in zip(scores.T, positive.T, strict=True)]))
 
 
-def _by_threshold(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cumulated weight of positives and of negatives at each distinct score, highest first; both (G, R) float64."""
+def _around_positives(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Weight of samples and of positives above, and down to, the score of each of the P positives.
+
+    Only rows of positives are kept: with K classes that is one in K, and the bootstrap repeats this R times.
+
+    Returns:
+        own weight (P, R), all above (P, R), all down to (P, R), positives above (P, R), positives down to (P, R).
+    """
     order = np.argsort(-score, kind="stable")
-    ranked = score[order]
-    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
-    drawn, hit = weights[order], positive[order][:, None]
-    tp = np.cumsum(drawn * hit, axis=0, dtype=np.float64)[last]
-    return tp, np.cumsum(drawn, axis=0, dtype=np.float64)[last] - tp
+    ranked, drawn, place = score[order], weights[order], np.flatnonzero(positive[order])
+    first = np.searchsorted(-ranked, -ranked[place], side="left")  # samples that score higher
+    last = np.searchsorted(-ranked, -ranked[place], side="right")  # ... or the same
+    # Whole counts below 2^24 are exact in float32, which is what the bootstrap gives.
+    kind = np.float32 if weights.dtype == np.float32 and len(score) < 2**23 else np.float64
+    every = np.zeros((len(score) + 1, weights.shape[1]), dtype=kind)
+    hits = np.zeros((len(place) + 1, weights.shape[1]), dtype=kind)
+    for total, part in ((every, drawn), (hits, drawn[place])):
+        if part.shape[1] < 16:
+            np.cumsum(part, axis=0, out=total[1:])
+            continue
+        for i in range(len(part)):  # row by row: numpy's own cumsum walks this axis against the memory
+            np.add(total[i], part[i], out=total[i + 1])
+    return (drawn[place], every[first], every[last], hits[np.searchsorted(place, first)],
+            hits[np.searchsorted(place, last)])
 
 
 def _auroc_one(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC polygon through all distinct thresholds (trapezoids: a tie counts half); (R,)."""
-    tp, fp = _by_threshold(score, positive, weights)
-    width = np.diff(fp, axis=0, prepend=0.0)
-    height = tp - np.diff(tp, axis=0, prepend=0.0) / 2
-    return _ratio(np.einsum("gr,gr->r", width, height), tp[-1] * fp[-1])
+    """Share of (positive, negative) pairs in the right order, a tie counting half; (R,)."""
+    own, above, down_to, hits_above, hits_down_to = _around_positives(score, positive, weights)
+    wins = -((above - hits_above) + (down_to - hits_down_to)) / 2
+    positives, total = own.sum(0, dtype=np.float64), weights.sum(0, dtype=np.float64)
+    negatives = total - positives
+    area = np.einsum("pr,pr->r", own, wins, dtype=np.float64) + positives * negatives
+    return _ratio(area, positives * negatives)
 
 
 def _average_precision(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sum over thresholds of precision times gain in recall; (R,)."""
-    tp, fp = _by_threshold(score, positive, weights)
-    precision = np.nan_to_num(_ratio(tp, tp + fp))
-    return _ratio(np.einsum("gr,gr->r", np.diff(tp, axis=0, prepend=0.0), precision), tp[-1])
+    """Mean over positives of the precision down to their score; (R,)."""
+    own, _, down_to, _, hits_down_to = _around_positives(score, positive, weights)
+    precision = np.divide(hits_down_to, down_to, out=np.zeros(own.shape), where=down_to > 0)
+    return _ratio(np.einsum("pr,pr->r", own, precision, dtype=np.float64), own.sum(0, dtype=np.float64))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -231,7 +231,8 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.train()
     engine = Engine(objective, settings, fabric)
-    collapse = CollapseMonitor()
+    # Where collapse must not stop the run, it is still measured for the log.
+    collapse = CollapseMonitor() if settings.collapse_stop else CollapseMonitor(patience=settings.steps + 1)
     numbers = NumberMonitor()
     lead = fabric.global_rank == 0
     start = _resume(objective, engine, collapse, run, settings, say if lead else _mute)
@@ -239,8 +240,8 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
     last: dict[str, float] = {}
     begun = mark = time.perf_counter()
     seen = 0
-    with _Signals().watching() as signals:
-        batches = loader.iterate(start, settings.steps)
+    ahead = cast("Generator[dict[str, Tensor], None, None]", loader.iterate(start, settings.steps))
+    with _Signals().watching() as signals, closing(ahead) as batches:
         for index in range(start, settings.steps):
             batch = {k: v.to(fabric.device, non_blocking=True) for k, v in next(batches).items()}
             step = Step(index, settings.steps, settings.seed)
@@ -249,7 +250,7 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
             _check_numbers(numbers, loss, norm, engine, batch, index, run)
             done = index + 1
             shown = {"loss": float(loss.total)}
-            if settings.collapse_stop and (index % settings.monitor_every == 0 or done == settings.steps):
+            if index % settings.monitor_every == 0 or done == settings.steps:
                 last.update(collapse.check(features, index))
             if lead and (index % settings.log_every == 0 or done == settings.steps):
                 now = time.perf_counter()

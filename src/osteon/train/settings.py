@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from osteon.core.errors import UsageError, nearest
+from osteon.core.options import Option, settle
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,6 @@ class TrainSettings:
         accumulate_inexact: allow accumulation although BatchNorm then sees micro-batches.
         precision: ``"32"`` or ``"bf16"``.
         channels_last: memory layout of convolutional networks.
-        compile: pass the backbone through ``torch.compile``.
         seed: key of all randomness.
         optimizer: adamw, adam, sgd, lars or lamb.
         lr: peak learning rate, already scaled.
@@ -46,7 +46,6 @@ class TrainSettings:
     accumulate_inexact: bool = False
     precision: str = "32"
     channels_last: bool = False
-    compile: bool = False
     seed: int = 0
     optimizer: str = "adamw"
     lr: float = 1e-3
@@ -64,6 +63,8 @@ class TrainSettings:
     checkpoint_every: int = 200
     collapse_stop: bool = True
 
+
+_OPTIONS = [Option(f.name, str(f.type), None) for f in fields(TrainSettings)] + [Option("epochs", "float", None)]
 
 #: keys of an objective's recipe that describe how the learning rate scales; they are not settings themselves
 _SCALING = {"lr_per", "lr_rule"}
@@ -90,6 +91,7 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
     for key in asked:
         if key not in known | {"epochs"}:
             raise UsageError(f"Unknown training setting '{key}'.{nearest(key, known)}", where="--set")
+    asked = settle(_OPTIONS, asked, where="training")
     if samples < 2:
         raise UsageError(f"Pre-training needs at least 2 samples; this source has {samples}.")
     values: dict[str, Any] = {k: v for k, v in recipe.items() if k not in _SCALING}
@@ -102,12 +104,16 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
         notes.append(f"batch_size={values['batch_size']}: largest power of two up to 256 that leaves at least four "
                      f"steps an epoch of {samples} samples")
     batch = int(values["batch_size"])
+    if batch < 1:
+        raise UsageError(f"batch_size must be at least 1, not {batch}.", where="--batch-size")
     if batch > samples:
         raise UsageError(f"batch_size={batch} is larger than the {samples} samples of the source.",
                          where="--batch-size", fix=f"Use at most {samples}.")
     per_epoch = samples // batch
     if asked.get("steps") is None:
-        epochs = float(asked.get("epochs") or 100)
+        epochs = float(asked.get("epochs", 100))
+        if not 0 < epochs < math.inf:
+            raise UsageError(f"epochs must be above 0, not {epochs:g}.", where="--epochs")
         steps = max(1, round(epochs * per_epoch))
         if "epochs" not in asked:
             steps = min(steps, 10_000)
@@ -157,6 +163,11 @@ def default_precision(kind: str) -> tuple[str, str]:
     return "32", f"precision=32: {why}"
 
 
+#: largest value of settings that start at 0
+_SPANS = {"lr": math.inf, "end_lr": 1.0, "warmup": 1.0, "weight_decay": math.inf, "clip": math.inf, "momentum": 1.0,
+          "layer_decay": 1.0}
+
+
 def _check(values: Mapping[str, Any]) -> None:
     choices = {"precision": ("32", "bf16"), "optimizer": ("adamw", "adam", "sgd", "lars", "lamb"),
                "schedule": ("cosine", "linear", "constant")}
@@ -164,9 +175,13 @@ def _check(values: Mapping[str, Any]) -> None:
         if key in values and values[key] not in allowed:
             raise UsageError(f"{key}={values[key]!r} is not one of {', '.join(allowed)}."
                              + nearest(str(values[key]), allowed), where=f"--set {key}")
-    for key in ("steps", "batch_size", "accumulate"):
+    for key in ("steps", "batch_size", "accumulate", "log_every", "monitor_every", "checkpoint_every"):
         if int(values.get(key, 1)) < 1:
             raise UsageError(f"{key} must be at least 1, not {values[key]}.", where=key)
+    for key, most in _SPANS.items():
+        if key in values and not (0 <= float(values[key]) <= most and math.isfinite(float(values[key]))):
+            span = f"between 0 and {most:g}" if most < math.inf else "0 or more"
+            raise UsageError(f"{key} must be {span}, not {values[key]}.", where=f"--set {key}")
     if int(values["batch_size"]) % int(values.get("accumulate", 1)):
         raise UsageError(f"batch_size={values['batch_size']} cannot be cut into accumulate={values['accumulate']} "
                          "equal micro-batches.", where="--accumulate")

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.core.errors import UsageError
 from osteon.data import Dataset, train_validation_split
 from osteon.parts.metrics import score_all
 from osteon.parts.subsets import nested_subsets
-from osteon.parts.types import DataSpec, Step
-from osteon.train.loop import Engine, make_fabric
-from osteon.train.settings import resolve_settings
-from osteon.verbs._model import fit_images
-
-Progress = Callable[[str], None]
 
 
 @dataclass
@@ -140,39 +132,13 @@ def feature_arms(name: str, kind: str, features: Sequence[tuple[np.ndarray, np.n
                 judge = registry.build("evaluator", evaluator)
                 asked = np.concatenate([train_x[task.held_out], test_x])
                 scores.append(judge(train_x[rows], y[rows], asked, classes=task.classes, seed=seed))
-            arms.append(_arm(f"{name} + {evaluator}", kind, name, evaluator, budget, scores, task, begun))
+            arms.append(make_arm(f"{name} + {evaluator}", kind, name, evaluator, budget, scores, task, begun))
     return arms
 
 
-def network_arms(name: str, kind: str, evaluator: str, make: Callable[[int], tuple[Backbone, DataSpec]], task: Task,
-                 *, steps: int, say: Progress) -> list[Arm]:
-    """Train whole networks on the labels of every budget: from scratch, or fine-tuned from given weights.
-
-    Args:
-        name: what is shown.
-        kind: ``"pretrained"`` or ``"control"``.
-        evaluator: ``"from scratch"`` or ``"fine-tuned"``.
-        make: seed -> a fresh network with its initial weights, and the statistics it normalises by.
-        task: the labelled task.
-        steps: optimiser steps of each training.
-        say: told what goes on.
-    """
-    arms = []
-    for b, budget in enumerate(task.budgets):
-        begun = time.perf_counter()
-        scores = []
-        for seed, subsets in enumerate(task.subsets):
-            say(f"{name}, {evaluator}: {budget} labels, seed {seed + 1} of {len(task.subsets)}")
-            network, spec = make(seed)
-            scores.append(train_and_score(network, spec, task, subsets[b], steps=steps, seed=seed))
-        label = name if evaluator == "from scratch" else f"{name} + {evaluator}"
-        arms.append(_arm(label, kind, name, evaluator, budget, scores, task, begun))
-    return arms
-
-
-def _arm(label: str, kind: str, source: str, evaluator: str, budget: int | str, scores: list[np.ndarray], task: Task,
-         begun: float) -> Arm:
-    """Split each seed's scores into those of held-out training samples and those of test samples."""
+def make_arm(label: str, kind: str, source: str, evaluator: str, budget: int | str, scores: list[np.ndarray],
+             task: Task, begun: float) -> Arm:
+    """An arm from each seed's scores (V + M, K): first of the held-out training samples, then of the test samples."""
     held = len(task.held_out)
     held_y, test_y = np.asarray(task.train.labels)[task.held_out], np.asarray(task.test.labels)
     validation = [float(quality(s[:held], held_y).mean()) for s in scores]
@@ -180,51 +146,3 @@ def _arm(label: str, kind: str, source: str, evaluator: str, budget: int | str, 
     numbers = {k: [float(e[k]) for e in every] for k, v in every[0].items() if isinstance(v, int | float)}
     return Arm(label, kind, source, evaluator, budget, np.stack([quality(s[held:], test_y) for s in scores]),
                float(np.mean(validation)), numbers, time.perf_counter() - begun)
-
-
-def train_and_score(network: Backbone, spec: DataSpec, task: Task, rows: np.ndarray, *, steps: int,
-                    seed: int) -> np.ndarray:
-    """Supervised training on some labelled rows, then scores of the held-out and the test samples, (V + M, K).
-
-    The batch is 64 or the number of labels if that is smaller; views are random crops. The same recipe serves training
-    from scratch and fine-tuning, so that only the initial weights differ.
-    """
-    torch.manual_seed(seed)
-    labelled = task.train.subset(rows)
-    data = DataSpec(**{**spec.__dict__, "num_classes": task.classes, "multi_label": task.multi_label})
-    method = registry.build("objective", "supervised", network, data, flip=task.flip, crop_min=0.6)
-    batch = min(64, len(rows))
-    settings, _ = resolve_settings({"steps": steps, "batch_size": batch, "seed": seed, "precision": "32"},
-                                   method.recipe, max(2, len(rows)), kind=network.kind)
-    fabric = make_fabric("32")
-    engine = Engine(method.train(), settings, fabric)
-    y = torch.as_tensor(np.asarray(labelled.labels))
-    images = fit_images_raw(labelled, data)
-    order = np.random.default_rng(seed)
-    permutation = order.permutation(len(rows))
-    at = 0
-    for index in range(steps):
-        if at + batch > len(rows):
-            permutation, at = order.permutation(len(rows)), 0
-        take = torch.from_numpy(permutation[at:at + batch])
-        at += batch
-        engine.run({"image": images[take], "label": y[take], "index": take}, Step(index, steps, seed))
-    method.eval()
-    out = [method.predict(fit_images(dataset, spec, chunk)).numpy()
-           for dataset, wanted in ((task.train, task.held_out), (task.test, np.arange(len(task.test))))
-           for chunk in np.array_split(wanted, max(1, -(-len(wanted) // 512)))]
-    return np.concatenate(out)
-
-
-def fit_images_raw(dataset: Dataset, spec: DataSpec) -> torch.Tensor:
-    """Stored images brought to the model's size and value range but not normalised: views do that."""
-    x = dataset.batch(np.arange(len(dataset)))["image"]
-    if x.shape[-1] != spec.size:
-        x = torch.nn.functional.interpolate(x.float(), size=(spec.size, spec.size), mode="bilinear", antialias=True)
-    return x if dataset.spec.scale == spec.scale else x.float() / dataset.spec.scale * spec.scale
-
-
-def fresh(like: Backbone, seed: int) -> Backbone:
-    """An untrained network of the same make."""
-    torch.manual_seed(10_000 + seed)
-    return build_backbone(like.name, channels=like.channels, size=like.size, **like.options)

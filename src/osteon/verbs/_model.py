@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,17 @@ def save_trained(run: RunFolder, backbone: Backbone, spec: DataSpec, meta: dict[
     run.save_model(state, {"backbone": {"name": backbone.name, "options": backbone.options,
                                         "channels": backbone.channels, "size": backbone.size},
                            "data": asdict(spec), **meta})
+
+
+def is_ours(source: str | Path) -> bool:
+    """Whether a path is a run (finished or not) or an exported folder, rather than a folder of another library."""
+    path = Path(source)
+    if (path / "config.yaml").is_file():
+        return True
+    try:
+        return "architecture" in json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def load_trained(source: str | Path) -> Trained:

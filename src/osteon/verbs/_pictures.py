@@ -63,10 +63,11 @@ def collect_artefacts(dataset: Dataset, features: np.ndarray, spec: DataSpec,
         arrays["map_label"] = dataset.labels[:ON_MAP].astype(np.int64)
         arrays["class_names"] = np.array(dataset.class_names or [str(i) for i in range(int(dataset.labels.max()) + 1)])
     if triple is not None:
+        triple = (triple[0].cpu(), triple[1].cpu(), triple[2].cpu())
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
         low, high = (0.0, 1.0) if spec.scale != 1.0 else _range(triple[0] * std + mean)
         for key, x in zip(("recon_input", "recon_corrupted", "recon_output"), triple, strict=True):
-            arrays[key] = to_uint8((x.cpu().float() * std + mean).numpy(), low, high)
+            arrays[key] = to_uint8((x.float() * std + mean).numpy(), low, high)
     return arrays
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -52,7 +52,7 @@ def workers(count: int | None = None):  # type: ignore[no-untyped-def]
     before = {n: os.environ.get(n) for n in names}
     os.environ.update({n: "1" for n in names})
     try:
-        with ProcessPoolExecutor(max_workers=count or cores(), mp_context=get_context("spawn")) as pool:
+        with _main_not_repeated(), ProcessPoolExecutor(count or cores(), mp_context=get_context("spawn")) as pool:
             yield pool
     finally:
         for name, value in before.items():
@@ -60,6 +60,22 @@ def workers(count: int | None = None):  # type: ignore[no-untyped-def]
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _main_not_repeated() -> Iterator[None]:
+    """Keep new processes from running the caller's script again: everything sent to them lives in this package.
+
+    Without this, a script that calls a verb outside ``if __name__ == "__main__"`` would start itself over and over.
+    """
+    main: dict[str, Any] = sys.modules["__main__"].__dict__
+    kept: dict[str, Any] = {key: main[key] for key in ("__file__", "__spec__") if key in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)
 
 
 def run_jobs(jobs: Sequence[Job], *, progress: bool = True) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from osteon.parts.intervals import compare_paired
 from osteon.verbs._arms import Arm
 
@@ -36,7 +38,9 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
 
     The held-out samples are part of --train, train nothing, and serve pre-trained arms and controls alike; the test
     samples are looked at once. Intervals are simultaneous over the budgets (each at level 1 - 0.05/number of budgets,
-    Bonferroni), from a paired bootstrap over seeds and test samples.
+    Bonferroni), from a paired bootstrap over seeds and test samples. One sample that only the pre-trained arm gets
+    right and one that only the control does are added first (as Agresti and Min 2005 add to paired proportions):
+    resampling cannot show what was never seen, and three test samples that agree would seem to prove everything.
 
     Rule: *pays* when the interval lies above 0; *does not pay* when its upper end is below one point; otherwise *cannot
     tell*. Over several budgets: pays if it pays at any; does not pay if at none; else cannot tell.
@@ -76,7 +80,13 @@ def _at(arms: Sequence[Arm], budget: int | str, level: float) -> AtBudget:
     here = [a for a in arms if a.budget == budget]
     ours, control = (max((a for a in here if a.kind == kind), key=lambda a: a.validation)
                      for kind in ("pretrained", "control"))
-    d = compare_paired(ours.quality, control.quality, resamples=4000, level=level)
+    d = compare_paired(_with(ours.quality, 1, 0), _with(control.quality, 0, 1), resamples=4000, level=level)
     answer = "pays" if d.low > 0 else "does not pay" if d.high < MARGIN else "cannot tell"
-    return AtBudget(budget, ours.name, control.name, float(d.mean), float(d.low), float(d.high), answer)
+    mean = float((ours.quality - control.quality).mean())
+    return AtBudget(budget, ours.name, control.name, mean, float(min(d.low, mean)), float(max(d.high, mean)), answer)
+
+
+def _with(quality: np.ndarray, *more: float) -> np.ndarray:
+    """Quality (S, M) with samples added: (S, M + the number added)."""
+    return np.hstack([quality, np.tile(np.asarray(more, dtype=np.float64), (len(quality), 1))])
 

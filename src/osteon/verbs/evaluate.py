@@ -14,6 +14,7 @@ from osteon.backbones import Backbone
 from osteon.core import registry
 from osteon.core.atomic import write_text
 from osteon.core.errors import DataError, UsageError
+from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import Dataset, find_duplicates, open_source
@@ -21,8 +22,9 @@ from osteon.evaluators._controls import image_statistics, raw_pixels
 from osteon.parts.intervals import hierarchical_interval
 from osteon.parts.types import DataSpec
 from osteon.report.compare_page import write_evaluation_report
-from osteon.verbs._arms import Arm, Task, feature_arms, fresh, make_task, network_arms
+from osteon.verbs._arms import Arm, Task, feature_arms, make_task
 from osteon.verbs._model import Trained, extract, load_trained
+from osteon.verbs._networks import fresh, network_arms
 from osteon.verbs._pictures import collect_artefacts
 from osteon.verbs._verdict import judge
 
@@ -42,7 +44,8 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
         run: run folder, or several; runs of one objective and backbone are taken as seeds of one recipe.
         train: labelled source.
         test: labelled source, disjoint from ``train`` and from the data of pre-training.
-        metrics: evaluators (``osteon methods --kind evaluator``) and ``fine_tune``.
+        metrics: evaluators (``osteon methods --kind evaluator``) and ``fine_tune``; those that need no labels describe
+            the test features under ``label_free``.
         label_budget: numbers of labels, or ``all``.
         seeds: subsets of labels (and initialisations) over which intervals are taken.
         scratch_steps: optimiser steps of training from scratch and of fine-tuning; by default as many as the
@@ -55,6 +58,10 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     Returns:
         Verdict, every arm at every budget with its interval, controls included, and what was automatic.
     """
+    readers, describers = _sort_metrics(_listed(metrics), scratch_steps)
+    label_budget = _listed(label_budget)
+    if seeds < 1 or not label_budget:
+        raise UsageError("At least one seed and one label budget are needed.", where="--seeds, --label-budget")
     say = _speaker(progress)
     runs = [Path(r) for r in ([run] if isinstance(run, str | Path) else run)]
     models = [load_trained(r) for r in runs]
@@ -70,18 +77,21 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     task = make_task(train_set, test_set, [_budget(b) for b in label_budget], seeds, flip=all(flips))
     notes.append(f"{len(task.held_out)} labelled samples of --train are held out: recipes and controls are chosen on "
                  "them, they train nothing")
-    readers = [m for m in metrics if m != WHOLE]
-    for name in readers:
-        registry.find("evaluator", name)
-    arms = _all_arms(models, task, readers, WHOLE in metrics, scratch_steps, say)
+    most = max(len(group) for group in _recipes(models).values())
+    if most > seeds:
+        notes.append(f"{most} runs of one recipe were given; with --seeds {seeds}, the first {seeds} are scored")
+    arms = _all_arms(models, task, readers, WHOLE in _listed(metrics), scratch_steps, say)
     unit = "label-ranking average precision" if task.multi_label else "accuracy"
     result: dict[str, Any] = {
               "verdict": judge(arms, unit), "metric": unit, "budgets": task.budgets, "arms": [_row(a) for a in arms],
               "support": _support(task), "classes": task.classes, "test_samples": len(test_set), "seeds": seeds,
               "notes": notes, "runs": [_about(m, r) for m, r in zip(models, runs, strict=True)]}
+    if describers:
+        result["label_free"] = {m.name: _describe(m, test_set, describers) for m in models}
+    result = plain(result, finite=True)  # a score that is not defined is null: NaN is no JSON
     folder = Path(out) if out is not None else runs[0]
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    write_text(folder / "evaluation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     page = write_evaluation_report(
         {**result, "title": "Did pre-training pay?", "curves": _curves(runs), "environment": collect({}),
          "skipped": [(s.id, s.reason) for s in [*train_set.skipped, *test_set.skipped]],
@@ -91,13 +101,45 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     return result
 
 
-def _all_arms(models: Sequence[Trained], task: Task, readers: Sequence[str], fine_tune: bool,
-              scratch_steps: int | None, say: Callable[[str], None]) -> list[Arm]:
-    """Pre-trained arms and controls."""
+def _describe(model: Trained, test: Dataset, names: Sequence[str]) -> dict[str, Any]:
+    """What evaluators that need no labels say of the test features."""
+    features = extract(model.backbone, test, model.spec)
+    return {name: registry.build("evaluator", name)(features) for name in names}
+
+
+def _listed(words: Sequence[Any] | str) -> list[Any]:
+    """The items of a sequence, or of a comma-separated text, without repeats."""
+    return list(dict.fromkeys([w.strip() for w in words.split(",") if w.strip()] if isinstance(words, str) else words))
+
+
+def _sort_metrics(metrics: Sequence[str], scratch_steps: int | None) -> tuple[list[str], list[str]]:
+    """Names of evaluators that read labels and of those that describe features without labels."""
+    names = [m for m in metrics if m != WHOLE]
+    describers = [m for m in names if _needs(m) == "features"]
+    readers = [m for m in names if m not in describers]
+    if not readers and (WHOLE not in metrics or scratch_steps == 0):
+        raise UsageError("These metrics leave nothing to compare with the controls.", where="--metrics",
+                         fix=f"Add one that reads labels, e.g. knn, or {WHOLE} with training from scratch.")
+    return readers, describers
+
+
+def _needs(name: str) -> str:
+    return str(getattr(registry.load(registry.find("evaluator", name)), "needs", "labels"))
+
+
+def _recipes(models: Sequence[Trained]) -> dict[str, list[Trained]]:
+    """Runs of one objective and backbone are seeds of one recipe."""
     recipes: dict[str, list[Trained]] = {}
     for model in models:
         objective = model.meta.get("objective", {}).get("name", model.name)
         recipes.setdefault(f"{objective} ({model.backbone.name})", []).append(model)
+    return recipes
+
+
+def _all_arms(models: Sequence[Trained], task: Task, readers: Sequence[str], fine_tune: bool,
+              scratch_steps: int | None, say: Callable[[str], None]) -> list[Arm]:
+    """Pre-trained arms and controls."""
+    recipes = {name: group[:len(task.subsets)] for name, group in _recipes(models).items()}
     short = {name: name.split(" (")[0] for name in recipes}
     if len(set(short.values())) < len(short):
         short = {name: name for name in recipes}

@@ -14,6 +14,8 @@ import yaml
 from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.core.errors import UsageError, nearest
+from osteon.core.options import coerce
+from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import Dataset, open_source
@@ -24,11 +26,13 @@ from osteon.train.loggers import make_loggers
 from osteon.train.loop import make_fabric, train
 from osteon.train.progress import Progress
 from osteon.train.settings import TrainSettings, resolve_settings
-from osteon.verbs._model import extract, load_trained, save_trained
+from osteon.verbs._model import extract, is_ours, load_trained, save_trained
 from osteon.verbs._pictures import collect_artefacts, write_arrays
 
 #: settings of the data door that ``--set`` may change
 DATA_SETTINGS = {"size": None, "limit": None, "max_skipped": 0.01}
+#: training settings that are arguments of their own
+ARGUMENTS = ("steps", "epochs", "batch_size", "accumulate", "precision", "seed")
 
 
 def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "auto", out: str | Path,
@@ -50,7 +54,8 @@ def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "
         accumulate: micro-batches an optimiser step; exact, or refused.
         precision: ``auto``, ``32`` or ``bf16``.
         seed: key of all randomness.
-        settings: any option of the data, backbone (``backbone.depth``), objective or training.
+        settings: any option of the data, backbone (``backbone.depth``), objective or training; where the objective and
+            training share a name, it is the objective's, and ``train.NAME`` the other.
         config: a ``config.yaml`` a run wrote; what is given explicitly stands above it.
         init: run folder or checkpoint to go on from.
         loggers: ``jsonl``, ``tensorboard``, ``wandb``.
@@ -65,6 +70,9 @@ def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "
                            steps=steps, epochs=epochs, batch_size=batch_size, accumulate=accumulate,
                            precision=precision, seed=seed, settings=dict(settings or {}))
     chosen = _sort_settings(wishes["settings"], wishes["objective"])
+    for key in ARGUMENTS:  # `--set steps=5` means --steps 5, unless that was given too
+        value = chosen["train"].pop(key, None)
+        wishes[key] = value if wishes[key] is None else wishes[key]
     dataset = open_source(wishes["source"], **{**DATA_SETTINGS, **chosen["data"]})
     for note in dataset.notes:
         say(note)
@@ -72,14 +80,13 @@ def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "
     if card.labels and dataset.labels is None:
         raise UsageError(f"Objective '{card.name}' learns from labels; this source has none.", where=str(source))
 
-    torch.manual_seed(int(wishes["seed"] or 0))
+    torch.manual_seed(coerce(wishes["seed"] or 0, "int", name="seed", where="--seed"))
     network, before = _backbone(wishes["backbone"], wishes["init"], card.backbones, dataset, chosen["backbone"], say)
     spec = dataset.spec if before is None else replace(dataset.spec, mean=before.mean, std=before.std)
     method: Objective = registry.build("objective", card.name, network, spec, **chosen["objective"])
     training, notes = resolve_settings(
-        {**chosen["train"], "steps": wishes["steps"], "epochs": wishes["epochs"], "batch_size": wishes["batch_size"],
-         "accumulate": wishes["accumulate"], "precision": wishes["precision"], "seed": wishes["seed"]},
-        method.recipe, len(dataset), kind=network.kind)
+        {**chosen["train"], **{key: wishes[key] for key in ARGUMENTS}}, method.recipe, len(dataset),
+        kind=network.kind)
     for note in [*network.notes, *method.notes, *notes]:
         say(note)
 
@@ -119,9 +126,11 @@ def _train(method: Objective, dataset: Dataset, run: RunFolder, training: TrainS
         def watch(done: int, values: Mapping[str, float]) -> None:
             bar.update(done, loss=values.get("loss"), rank=values.get("rank"), images=training.batch_size)
 
-        train(method, dataset, run, training, fabric=fabric, watch=watch, log=log, say=say)
-    for logger in logs:
-        logger.close()
+        try:
+            train(method, dataset, run, training, fabric=fabric, watch=watch, log=log, say=say)
+        finally:  # what was logged before a stop is kept too
+            for logger in logs:
+                logger.close()
 
 
 def _artefacts(method: Objective, dataset: Dataset, run: RunFolder, training: TrainSettings) -> None:
@@ -130,8 +139,9 @@ def _artefacts(method: Objective, dataset: Dataset, run: RunFolder, training: Tr
     rows = torch.randperm(len(dataset), generator=rng)[:1000].sort().values.numpy()
     sample = dataset.subset(rows)
     method.eval()
-    features = extract(method.exported(), sample, method.data)
-    batch = sample.batch(list(range(min(8, len(sample)))))
+    device = next(method.parameters()).device
+    features = extract(method.exported(), sample, method.data, device=device)
+    batch = {k: v.to(device) for k, v in sample.batch(list(range(min(8, len(sample))))).items()}
     triple = method.reconstruct(batch, Step(0, 1, training.seed))
     write_arrays(run.path / "artefacts.npz", collect_artefacts(sample, features, method.data, triple))
 
@@ -140,14 +150,24 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
               say: Any) -> tuple[Backbone, DataSpec | None]:
     """Build the network, from a run or checkpoint where one is named."""
     spec = dataset.spec
-    if init is not None and Path(init).is_dir() and (Path(init) / "model.safetensors").exists():
+    if init is not None and is_ours(init):
         trained = load_trained(init)
+        made = trained.backbone
         if trained.spec.channels != spec.channels:
             raise UsageError(f"{init} was trained on {trained.spec.channels} channels, this source has "
                              f"{spec.channels}.", where="--init")
-        say(f"continuing from {init} ({trained.backbone.name}); its data statistics are kept")
-        return trained.backbone.train(), trained.spec
+        _refuse_kind(made, fits, "--init")
+        other = [k for k, v in options.items() if plain(made.options.get(k)) != plain(v)]
+        if name not in ("auto", made.name) or other:
+            raise UsageError(f"The backbone of {init} is {made.name}; "
+                             + (f"its {', '.join(other)} cannot be changed." if other else f"{name} is another one."),
+                             where="--backbone", fix="Leave the backbone and its options to --init.")
+        say(f"continuing from {init} ({made.name}); its data statistics are kept")
+        return made.train(), trained.spec
     if init is not None:
+        if Path(init).is_file():
+            raise UsageError("Weights are read from a folder, not from a single file.", where=f"--init {init}",
+                             fix="Give a run folder, a folder of transformers, timm:NAME or hf:NAME.")
         name = str(init) if str(init).startswith(("timm:", "hf:")) else f"hf:{init}"
         options = {"pretrained": True, **options}
     if name == "auto":
@@ -155,30 +175,33 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
             "resnet_tiny" if spec.size <= 16 else "resnet_mini" if spec.size <= 64 else "resnet18")
         say(f"backbone={name}: sized to {spec.size}-pixel images and to what the objective can train")
     network = build_backbone(name, channels=spec.channels, size=spec.size, **options)
+    _refuse_kind(network, fits, "--backbone" if init is None else "--init")
+    return network, None
+
+
+def _refuse_kind(network: Backbone, fits: tuple[str, ...], where: str) -> None:
+    """An objective that cannot train this kind of backbone says so before anything is computed."""
     if network.kind not in fits:
         kinds = {"tokens": "token backbones (ViT)", "maps": "convolutional backbones (ResNet)"}
-        raise UsageError(f"This objective trains {' or '.join(kinds[k] for k in fits)}; '{name}' is not one.",
-                         where="--backbone")
-    return network, None
+        raise UsageError(f"This objective trains {' or '.join(kinds[k] for k in fits)}; '{network.name}' is not one.",
+                         where=where)
 
 
 def _sort_settings(settings: dict[str, Any], objective: str) -> dict[str, dict[str, Any]]:
     """Hand each ``--set`` key to the one door it belongs to: data, backbone.*, objective or training."""
     card = registry.find("objective", objective)
-    method = {o.name for o in registry.options(card)} - {"backbone", "data"}
-    training = {f.name for f in fields(TrainSettings)}
+    doors: dict[str, set[str]] = {
+        "data": set(DATA_SETTINGS), "objective": {o.name for o in registry.options(card)} - {"backbone", "data"},
+        "train": {f.name for f in fields(TrainSettings)} | {"epochs"}}
     sorted_: dict[str, dict[str, Any]] = {"data": {}, "backbone": {}, "objective": {}, "train": {}}
     for key, value in settings.items():
-        if key.startswith("backbone."):
-            sorted_["backbone"][key.removeprefix("backbone.")] = value
-        elif key in DATA_SETTINGS:
-            sorted_["data"][key] = value
-        elif key in method:
-            sorted_["objective"][key] = value
-        elif key in training:
-            sorted_["train"][key] = value
+        prefix, dot, name = key.partition(".")
+        door = prefix if dot else next((d for d, names in doors.items() if key in names), "")
+        if door == "backbone" or (door in doors and (name or key) in doors[door]):
+            sorted_[door][name or key] = value
         else:
-            known = [*DATA_SETTINGS, *sorted(method), *sorted(training)]
+            known = [k for names in doors.values() for k in sorted(names)]
+            key = name if door in doors else key
             raise UsageError(f"Unknown setting '{key}'.{nearest(key, known)}", where="--set",
                              fix=f"`osteon methods {objective}` lists the options of the objective; options of the "
                                  "backbone are written backbone.NAME.")
@@ -200,17 +223,19 @@ def _merge_config(config: str | Path | None, **given: Any) -> dict[str, Any]:
     for key in stored:
         if key not in {*given, "data", "backbone_options", "objective_options", "train", "fingerprint"}:
             raise UsageError(f"Unknown key '{key}'.{nearest(key, given)}", where=str(path))
-    plain = {"objective": "simclr", "backbone": "auto"}
+    unasked = {"objective": "simclr", "backbone": "auto"}
     for key in ("objective", "backbone", "init"):
-        if given[key] == plain.get(key) and stored.get(key) is not None:
+        if given[key] == unasked.get(key) and stored.get(key) is not None:
             merged[key] = stored[key]
     train_settings = dict(stored.get("train") or {})
     for key in ("steps", "batch_size", "accumulate", "precision", "seed"):
         value = train_settings.pop(key, None)
         if given[key] is None and not (key == "steps" and given["epochs"] is not None):
             merged[key] = value
-    merged["settings"] = {**(stored.get("data") or {}), **(stored.get("objective_options") or {}), **train_settings,
-                          **{f"backbone.{k}": v for k, v in (stored.get("backbone_options") or {}).items()},
+    # By their doors, since an objective and training may share a name (BYOL's momentum and SGD's).
+    parts = {"data": stored.get("data"), "objective": stored.get("objective_options"), "train": train_settings,
+             "backbone": stored.get("backbone_options")}
+    merged["settings"] = {**{f"{door}.{k}": v for door, values in parts.items() for k, v in (values or {}).items()},
                           **given["settings"]}
     return merged
 
