@@ -208,7 +208,7 @@ def demo(
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the runs and the report.")] = "runs/demo",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each run; with the defaults, about 5 minutes on two "
-                                       "cores.")] = 150,
+                                       "cores.")] = 100,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
 ) -> None:
     """The whole story on a small data set.

@@ -5,7 +5,7 @@ Caron et al. 2021, arXiv:2104.14294, algorithm 1, eq. 1 to 4, sec. 3 and appendi
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +97,8 @@ class DINO(Joint):
     def __init__(self, backbone: Backbone, data: DataSpec, *, outputs: int = 1024, temperature: float = 0.1,
                  teacher_start: float = 0.04, teacher_end: float = 0.07, teacher_warmup: float = 0.3,
                  momentum: float = 0.99, centre_momentum: float = 0.9, freeze: float = 0.01, n_local: int = 4,
-                 global_size: int = 0, local_size: int = 0, head_width: int = 0, bottleneck: int = 256,
-                 crop_min: float = 0.0, flip: bool = True, strength: float = 1.0) -> None:
+                 global_size: int = 0, local_size: int = 0, head_width: int = 0,
+                 head_norm: Literal["none", "batch", "layer"] = "none", bottleneck: int = 256, crop_min: float = 0.0, flip: bool = True, strength: float = 1.0) -> None:
         for name, value in (("temperature", temperature), ("teacher_start", teacher_start),
                             ("teacher_end", teacher_end)):
             if value <= 0:
@@ -109,7 +109,7 @@ class DINO(Joint):
             views=make_views("multicrop", data, size=global_size or None, style="dino", n_local=n_local,
                              local_size=local_size or None, stride=backbone.stride, global_scale=crop_min or None,
                              flip=flip, strength=strength),
-            projector=mlp((backbone.dim, width, width, bottleneck), norm="none", activation=nn.GELU),
+            projector=mlp((backbone.dim, width, width, bottleneck), norm=head_norm, activation=nn.GELU),
             momentum=momentum)
         self.last = Prototypes(bottleneck, outputs)
         self.taught_last = Companion(last=self.last)

@@ -26,10 +26,10 @@ CARD = Card(
     papers=("GMML is All you Need",),
     modalities=("image",),
     differs="The share spoilt is drawn once a step and view for the whole batch and met exactly, where the authors "
-    "draw it for every image and overshoot; blocks lie inside the image instead of being cut at its border. The donor of a "
-    "sample is never the sample itself and serves all of its views. Hue jitters by 0.025, not 0.01. Up to 32 pixels "
-    "crops are at least a fifth of the image, not a twentieth, and never blurred. Filling with a block of the same "
-    "image is not offered.",
+    "draw it for every image and overshoot; blocks lie inside the image instead of being cut at its border. The donor "
+    "of a sample is never the sample itself and serves all of its views. Hue jitters by 0.025, not 0.01. Up to 32 "
+    "pixels crops are at least a fifth of the image, not a twentieth, and never blurred. Filling with a block of the "
+    "same image is not offered.",
     rows=(397,),
     backbones=("tokens",),
     cost="2 forwards per image on all tokens and a light head",

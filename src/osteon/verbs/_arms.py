@@ -14,6 +14,9 @@ from osteon.data import Dataset, train_validation_split
 from osteon.parts.metrics import score_all
 from osteon.parts.subsets import nested_subsets
 
+#: draws of labels a seed, over which scores of features are averaged
+DRAWS = 5
+
 
 @dataclass
 class Arm:
@@ -25,8 +28,8 @@ class Arm:
         source: run or control it belongs to, e.g. ``"simclr"``, ``"raw pixels"``.
         evaluator: how labels were used.
         budget: number of labels, or ``"all"``.
-        quality: (S, M) per-seed, per-test-sample quality in [0, 1]: right or wrong, or with several labels a sample
-            the label-ranking average precision.
+        quality: (S, M) per-seed, per-test-sample quality in [0, 1], averaged over draws of labels: right or wrong, or
+            with several labels a sample the label-ranking average precision.
         validation: mean quality on held-out training samples, by which a recipe is chosen.
         scores: metric -> value for each seed.
         wall_s: seconds spent on this arm.
@@ -52,7 +55,9 @@ class Task:
         test: labelled samples looked at once.
         classes: K.
         budgets: numbers of labels shown.
-        subsets: [seed][budget] -> rows of ``train``; smaller budgets lie inside larger ones.
+        subsets: [seed][draw][budget] -> rows of ``train``; within a draw, smaller budgets lie inside larger ones.
+            Features are cheap to read, so a seed averages several draws of labels; a whole network is trained on the
+            first draw alone.
         held_out: rows of ``train``.
         flip: whether whole-network training mirrors images.
     """
@@ -61,7 +66,7 @@ class Task:
     test: Dataset
     classes: int
     budgets: list[int | str]
-    subsets: list[list[np.ndarray]]
+    subsets: list[list[list[np.ndarray]]]
     held_out: np.ndarray
     flip: bool = True
 
@@ -72,7 +77,7 @@ class Task:
 
 
 def make_task(train: Dataset, test: Dataset, budgets: Sequence[int | str], seeds: int, *, flip: bool = True,
-              held_out: float = 0.2) -> Task:
+              held_out: float = 0.2, draws: int = DRAWS) -> Task:
     """Hold out a part of the labelled samples for choices and draw nested, stratified label budgets from the rest.
 
     Raises:
@@ -96,7 +101,8 @@ def make_task(train: Dataset, test: Dataset, budgets: Sequence[int | str], seeds
             raise UsageError(f"A budget of {budget} labels is more than the {len(pool)} there are beside the "
                              f"{len(rest)} held out for choices.", where="--label-budget",
                              fix="Use a smaller one or all.")
-    subsets = [[pool[rows] for rows in nested_subsets(y[pool], list(budgets), seed)] for seed in range(seeds)]
+    subsets = [[[pool[rows] for rows in nested_subsets(y[pool], list(budgets), seed * draws + draw)]
+                for draw in range(draws)] for seed in range(seeds)]
     return Task(train, test, classes, list(budgets), subsets, rest, flip)
 
 
@@ -126,23 +132,27 @@ def feature_arms(name: str, kind: str, features: Sequence[tuple[np.ndarray, np.n
         for b, budget in enumerate(task.budgets):
             begun = time.perf_counter()
             scores = []
-            for seed, subsets in enumerate(task.subsets):
+            for seed, draws in enumerate(task.subsets):
                 train_x, test_x = features[seed % len(features)]
-                rows = subsets[b]
-                judge = registry.build("evaluator", evaluator)
                 asked = np.concatenate([train_x[task.held_out], test_x])
-                scores.append(judge(train_x[rows], y[rows], asked, classes=task.classes, seed=seed))
+                shown = [draw[b] for draw in draws]
+                different = shown[:1] if len(shown[0]) == len(y) - len(task.held_out) else shown  # all labels: one draw
+                judge = registry.build("evaluator", evaluator)
+                scores.append([judge(train_x[rows], y[rows], asked, classes=task.classes, seed=seed)
+                               for rows in different])
             arms.append(make_arm(f"{name} + {evaluator}", kind, name, evaluator, budget, scores, task, begun))
     return arms
 
 
-def make_arm(label: str, kind: str, source: str, evaluator: str, budget: int | str, scores: list[np.ndarray],
+def make_arm(label: str, kind: str, source: str, evaluator: str, budget: int | str, scores: list[list[np.ndarray]],
              task: Task, begun: float) -> Arm:
-    """An arm from each seed's scores (V + M, K): first of the held-out training samples, then of the test samples."""
+    """An arm from scores [seed][draw] (V + M, K): first of the held-out training samples, then of the test samples."""
     held = len(task.held_out)
     held_y, test_y = np.asarray(task.train.labels)[task.held_out], np.asarray(task.test.labels)
-    validation = [float(quality(s[:held], held_y).mean()) for s in scores]
-    every = [score_all(s[held:], test_y, task.classes) for s in scores]
-    numbers = {k: [float(e[k]) for e in every] for k, v in every[0].items() if isinstance(v, int | float)}
-    return Arm(label, kind, source, evaluator, budget, np.stack([quality(s[held:], test_y) for s in scores]),
+    validation = [float(quality(s[:held], held_y).mean()) for draws in scores for s in draws]
+    every = [[score_all(s[held:], test_y, task.classes) for s in draws] for draws in scores]
+    numbers = {k: [float(np.mean([e[k] for e in draws])) for draws in every]
+               for k, v in every[0][0].items() if isinstance(v, int | float)}
+    return Arm(label, kind, source, evaluator, budget,
+               np.stack([np.mean([quality(s[held:], test_y) for s in draws], axis=0) for draws in scores]),
                float(np.mean(validation)), numbers, time.perf_counter() - begun)

@@ -77,7 +77,7 @@ def network_arms(name: str, kind: str, evaluator: str, make: Callable[[int], tup
         np.save(exam, np.concatenate([as_stored(held, spec), as_stored(task.test, spec)]), allow_pickle=False)
         works = {place: _work(make, task, *place, str(exam), steps) for place in places}
         scores, seconds = _do(label, works, task, say)
-    return [make_arm(label, kind, name, evaluator, budget, [scores[b, s] for s in range(len(task.subsets))], task,
+    return [make_arm(label, kind, name, evaluator, budget, [[scores[b, s]] for s in range(len(task.subsets))], task,
                      time.perf_counter() - sum(seconds[b, s] for s in range(len(task.subsets))))
             for b, budget in enumerate(task.budgets)]
 
@@ -85,7 +85,7 @@ def network_arms(name: str, kind: str, evaluator: str, make: Callable[[int], tup
 def _work(make: Callable[[int], tuple[Backbone, DataSpec]], task: Task, budget: int, seed: int, exam: str,
           steps: int) -> Work:
     network, spec = make(seed)
-    rows = task.subsets[seed][budget]
+    rows = task.subsets[seed][0][budget]
     return Work({"name": network.name, "channels": network.channels, "size": network.size, "options": network.options},
                 {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
                 replace(spec, num_classes=task.classes, multi_label=task.multi_label),

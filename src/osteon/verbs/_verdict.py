@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from osteon.parts.intervals import compare_paired
+from osteon.parts.intervals import Difference, compare_paired, holm
 from osteon.verbs._arms import Arm
 
 #: A difference smaller than this (in quality, 0 to 1) is of no practical use: one point.
@@ -25,6 +23,7 @@ class AtBudget:
     mean: float
     low: float
     high: float
+    p: float
     answer: str
 
     def sentence(self, unit: str) -> str:
@@ -37,13 +36,12 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
     """Compare the best pre-trained arm with the best control at every budget, both chosen on held-out samples.
 
     The held-out samples are part of --train, train nothing, and serve pre-trained arms and controls alike; the test
-    samples are looked at once. Intervals are simultaneous over the budgets (each at level 1 - 0.05/number of budgets,
-    Bonferroni), from a paired bootstrap over seeds and test samples. One sample that only the pre-trained arm gets
-    right and one that only the control does are added first (as Agresti and Min 2005 add to paired proportions):
-    resampling cannot show what was never seen, and three test samples that agree would seem to prove everything.
+    samples are looked at once. Intervals are 95 %, paired, over seeds and test samples.
 
-    Rule: *pays* when the interval lies above 0; *does not pay* when its upper end is below one point; otherwise *cannot
-    tell*. Over several budgets: pays if it pays at any; does not pay if at none; else cannot tell.
+    Rule at one budget: *pays* when the difference is positive with p < 0.05 after Holm's correction over the budgets;
+    *does not pay* when the upper end of its interval is below one point; otherwise *cannot tell*. Over all budgets:
+    pays if it pays at any (hence the correction); does not pay if at none (every budget must show it, so that no
+    correction is needed); else cannot tell.
 
     Args:
         arms: every arm at every budget.
@@ -53,8 +51,11 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
         ``{"answer", "sentence", "numbers"}``.
     """
     budgets = list(dict.fromkeys(a.budget for a in arms))
-    level = 1 - 0.05 / len(budgets)
-    rows = [_at(arms, b, level) for b in budgets]
+    pairs = [_pair(arms, b) for b in budgets]
+    differences = [compare_paired(a.quality, c.quality, resamples=4000) for a, c in pairs]
+    adjusted = holm([d.p for d in differences])
+    rows = [AtBudget(b, a.name, c.name, float(d.mean), float(d.low), float(d.high), float(p), _answer(d, float(p)))
+            for b, (a, c), d, p in zip(budgets, pairs, differences, adjusted, strict=True)]
     pays = [r for r in rows if r.answer == "pays"]
     if pays:
         answer = "pays"
@@ -73,20 +74,18 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
         sentence = ("Whether pre-training paid cannot be told from these data: "
                     + "; ".join(r.sentence(unit) for r in open_) + ". More test samples or seeds would narrow it.")
     return {"answer": answer, "sentence": sentence,
-            "numbers": {"unit": unit, "level": level, "margin": MARGIN, "budgets": [r.__dict__ for r in rows]}}
+            "numbers": {"unit": unit, "level": 0.95, "margin": MARGIN, "budgets": [r.__dict__ for r in rows]}}
 
 
-def _at(arms: Sequence[Arm], budget: int | str, level: float) -> AtBudget:
+def _pair(arms: Sequence[Arm], budget: int | str) -> tuple[Arm, Arm]:
+    """The pre-trained arm and the control that are best on held-out samples."""
     here = [a for a in arms if a.budget == budget]
     ours, control = (max((a for a in here if a.kind == kind), key=lambda a: a.validation)
                      for kind in ("pretrained", "control"))
-    d = compare_paired(_with(ours.quality, 1, 0), _with(control.quality, 0, 1), resamples=4000, level=level)
-    answer = "pays" if d.low > 0 else "does not pay" if d.high < MARGIN else "cannot tell"
-    mean = float((ours.quality - control.quality).mean())
-    return AtBudget(budget, ours.name, control.name, mean, float(min(d.low, mean)), float(max(d.high, mean)), answer)
+    return ours, control
 
 
-def _with(quality: np.ndarray, *more: float) -> np.ndarray:
-    """Quality (S, M) with samples added: (S, M + the number added)."""
-    return np.hstack([quality, np.tile(np.asarray(more, dtype=np.float64), (len(quality), 1))])
-
+def _answer(difference: Difference, p: float) -> str:
+    if difference.mean > 0 and p < 0.05:
+        return "pays"
+    return "does not pay" if difference.high < MARGIN else "cannot tell"

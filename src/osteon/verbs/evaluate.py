@@ -149,7 +149,10 @@ def _all_arms(models: Sequence[Trained], task: Task, readers: Sequence[str], fin
         say(f"{short[name]}: features of {len(group)} run(s)")
         pairs = [_features(m.backbone, m.spec, task) for m in group]
         arms += feature_arms(short[name], "pretrained", pairs, task, readers)
-        networks.setdefault(group[0].backbone.name, group[0])
+        network = group[0].backbone
+        if not any(m.backbone.name == network.name and m.backbone.options == network.options
+                   for m in networks.values()):
+            networks[network.name if network.name not in networks else f"{network.name} ({short[name]}'s)"] = group[0]
         if fine_tune:
             arms += network_arms(short[name], "pretrained", "fine-tuned", _reloader(group), task,
                                  steps=_steps(scratch_steps, group[0]), say=say)
