@@ -49,8 +49,9 @@ dup: $(VENV)/.installed-dev  ## duplicated runs of lines
 pytest: $(VENV)/.installed-dev  ## every test
 	$(PYTEST) -n $(WORKERS) --dist loadfile
 
-contracts: $(VENV)/.installed-dev  ## what every registered method must satisfy
+contracts: $(VENV)/.installed-dev  ## what every registered method must satisfy, the long form included
 	$(PYTEST) -n $(WORKERS) tests/contracts
+	$(BIN)/python -m benchmarks.contracts
 
 bench: $(VENV)/.installed-dev  ## speed and memory, against peers
 	$(BIN)/python -m benchmarks.speed

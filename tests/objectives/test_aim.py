@@ -31,7 +31,7 @@ def small(**options) -> AIM:
 
 def special(pool: str = "cls") -> Backbone:
     torch.manual_seed(0)
-    return build_backbone("vit_tiny", channels=1, size=8, dim=16, depth=1, heads=2, pool=pool, registers=2)
+    return build_backbone("vit_tiny", channels=1, size=8, dim=16, depth=2, heads=2, pool=pool, registers=2)
 
 
 def hidden_after(prefix: list[int], tokens: int = 16) -> torch.Tensor:

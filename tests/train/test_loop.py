@@ -287,26 +287,43 @@ def test_not_a_number_in_the_input_names_the_loss_term_and_saves_the_batch(tmp_p
     batch, _ = read_tensors(tmp_path / "failed_batch_rank0.safetensors")
     assert 7 in batch["index"].tolist() and bool(torch.isnan(batch["image"]).any()) and batch["image"].shape[0] == 16
     assert all(str(int(i)) in stopped.value.where for i in batch["index"][:8])
-    assert all(bool(torch.isfinite(v).all()) for v in method.state_dict().values())
+    assert all(bool(torch.isfinite(v).all()) for v in method.parameters())
     found = run.latest_checkpoint()  # six steps an epoch: the sample comes within them, maybe after a checkpoint
     assert found is None or all(bool(torch.isfinite(v).all()) for v in found[1].values() if v.is_floating_point())
 
 
-def test_planted_collapse_stops_within_two_hundred_steps_or_is_only_measured(tmp_path):
-    """Agreement alone, nothing that spreads: VICReg without its variance and covariance terms."""
-    wishes = {"steps": 200, "lr": 3e-2, "warmup": 0.0}
-    method = make("vicreg", "vit_tiny", var=0.0, cov=0.0)
+class Collapsing(Toy):
+    """Its features are spread until a step, then all alike."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        x = batch["image"].float().mean((1, 2, 3)) / 255
+        spread = draws.randn(8) if draws.step.index < self.at else torch.ones(len(x), 8)
+        return {"features": spread, "y": self.w * x}
+
+
+@pytest.mark.parametrize(("at", "stops"), [(0, 160), (30, 80)])  # after 150 steps if it never was healthy, else 3 checks
+def test_planted_collapse_stops_within_two_hundred_steps_or_is_only_measured(tmp_path, at, stops):
+    wishes = plain_sgd(steps=200, batch_size=16, lr=1e-3, monitor_every=20)
     with pytest.raises(MonitorStop, match="collapsed") as stopped:
-        train(method, digits(), RunFolder(tmp_path / "a"), settings_of(method, **wishes), fabric=make_fabric("32"))
-    assert stopped.value.code == 4
-    step = int(stopped.value.where.removeprefix("step "))
-    assert step < 200
-    method = make("vicreg", "vit_tiny", var=0.0, cov=0.0)
+        train(Collapsing(at), digits(), RunFolder(tmp_path / "a"), wishes, fabric=make_fabric("32"))
+    assert stopped.value.code == 4 and stopped.value.where == f"step {stops}"
     rows: list[dict[str, float]] = []
-    train(method, digits(), RunFolder(tmp_path / "b"),
-          settings_of(method, **{**wishes, "steps": step + 2, "collapse_stop": False}), fabric=make_fabric("32"),
-          log=lambda _step, values: rows.append(dict(values)))
-    assert len(rows) == step // 2 + 2 and "rank" in rows[-1] and rows[-1]["feature_std"] < 0.3
+    done = train(Collapsing(at), digits(), RunFolder(tmp_path / "b"), replace(wishes, collapse_stop=False),
+                 fabric=make_fabric("32"), log=lambda _step, values: rows.append(dict(values)))
+    assert done.steps == 200 and rows[-1]["feature_std"] == pytest.approx(0, abs=1e-6) and rows[-1]["rank"] == 1
+
+
+def test_a_resumed_run_remembers_how_long_features_were_collapsed(tmp_path):
+    wishes = plain_sgd(steps=200, batch_size=16, lr=1e-3, monitor_every=20, checkpoint_every=10)
+    for watch, error in ((stop_at(65), Stop), (None, MonitorStop)):
+        with pytest.raises(error) as stopped:
+            train(Collapsing(30), digits(), RunFolder(tmp_path), wishes, fabric=make_fabric("32"), watch=watch,
+                  say=lambda _t: None)
+    assert stopped.value.where == "step 80"
 
 
 def test_the_log_has_what_the_report_draws(tmp_path):

@@ -17,6 +17,7 @@ from osteon.core.errors import UsageError
 from osteon.objectives._joint import Joint
 from osteon.parts.companion import Companion, cosine_momentum
 from osteon.parts.heads import mlp
+from osteon.parts.multicrop import crops_for
 from osteon.parts.projectors import width_of
 from osteon.parts.prototypes import Prototypes
 from osteon.parts.types import DataSpec, Loss, Step
@@ -79,12 +80,14 @@ class DINO(Joint):
         momentum: start of the teacher's momentum; rises to 1 by a half cosine.
         centre_momentum: share of the old centre kept at every step.
         freeze: share of training in which the last layer keeps its initial values.
-        n_local: number of small crops, which only the student sees.
+        n_local: number of small crops, which only the student sees; -1 = 4, or none under 16 pixels.
         global_size: side of the two full crops in pixels; 0 = that of the data.
         local_size: side of the small crops in pixels; 0 = half of the full ones.
         head_width: width of the head's two hidden layers; 0 = 4 times the backbone's width, 256 to 2048.
+        head_norm: normalisation in the head: ``none`` (the paper's), ``batch`` or ``layer``.
         bottleneck: width before the last layer.
-        crop_min: smallest area share of a full crop, largest of a small one; 0 = the paper's 0.4.
+        crop_min: smallest area share of a full crop, largest of a small one; 0 = the paper's 0.4, 0.5 for
+            images under 16 pixels.
         flip: mirror views left-right at random.
         strength: strength of the colour jitter.
     """
@@ -96,18 +99,20 @@ class DINO(Joint):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, outputs: int = 1024, temperature: float = 0.1,
                  teacher_start: float = 0.04, teacher_end: float = 0.07, teacher_warmup: float = 0.3,
-                 momentum: float = 0.99, centre_momentum: float = 0.9, freeze: float = 0.01, n_local: int = 4,
+                 momentum: float = 0.99, centre_momentum: float = 0.9, freeze: float = 0.01, n_local: int = -1,
                  global_size: int = 0, local_size: int = 0, head_width: int = 0,
-                 head_norm: Literal["none", "batch", "layer"] = "none", bottleneck: int = 256, crop_min: float = 0.0, flip: bool = True, strength: float = 1.0) -> None:
+                 head_norm: Literal["none", "batch", "layer"] = "none", bottleneck: int = 256,
+                 crop_min: float = 0.0, flip: bool = True, strength: float = 1.0) -> None:
         for name, value in (("temperature", temperature), ("teacher_start", teacher_start),
                             ("teacher_end", teacher_end)):
             if value <= 0:
                 raise UsageError(f"{name}={value} must be positive.", where=f"--set {name}")
         width = width_of(backbone.dim, head_width, times=4, most=2048)
+        n_local, share, notes = crops_for(n_local, crop_min, global_size or data.size, usual=4)
         super().__init__(
             backbone, data,
             views=make_views("multicrop", data, size=global_size or None, style="dino", n_local=n_local,
-                             local_size=local_size or None, stride=backbone.stride, global_scale=crop_min or None,
+                             local_size=local_size or None, stride=backbone.stride, global_scale=share,
                              flip=flip, strength=strength),
             projector=mlp((backbone.dim, width, width, bottleneck), norm=head_norm, activation=nn.GELU),
             momentum=momentum)
@@ -117,6 +122,7 @@ class DINO(Joint):
         self.register_buffer("centred", torch.tensor(False))  # whether the centre has seen a batch
         self.temperature, self.centre_momentum, self.freeze = temperature, centre_momentum, freeze
         self.teacher = (teacher_start, teacher_end, teacher_warmup)
+        self.notes += notes
         self._mean: Tensor | None = None
 
     def agree(self, z: Tensor, p: Tensor | None, t: Tensor | None, step: Step) -> Loss:

@@ -95,7 +95,7 @@ class MFM(Objective):
         self.clamp = clamp if clamp is not None else data.scale != 1
         self.gamma = gamma
         low = disc((data.size, data.size), self.radius)
-        if low.all() or not low.any():
+        if self.radius < 0 or low.all():  # the zero frequency lies in every disc
             raise UsageError(f"A disc of radius {self.radius:g} leaves nothing to predict in images of {data.size} "
                              "pixels.", where="radius", fix=f"Give a radius between 1 and {data.size // 2}.")
         self.register_buffer("low", low, persistent=False)

@@ -16,6 +16,7 @@ from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.objectives._joint import Joint
 from osteon.parts.heads import mlp
+from osteon.parts.multicrop import crops_for
 from osteon.parts.projectors import width_of
 from osteon.parts.prototypes import Prototypes, busiest, count_for, sinkhorn
 from osteon.parts.queue import Queue
@@ -27,13 +28,13 @@ CARD = Card(
     name="swav",
     papers=("Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",),
     modalities=("image",),
-    differs="eps is 0.03, the authors' first remedy where the loss stays near log K, instead of 0.05, because short runs on small images "
-    "did. 4 local crops instead of 6. The number of prototypes follows the number of classes (100 to 3000, 200 if "
-    "unknown) instead of always 3000. The queue is off by default and, if asked for, starts at a share of training; "
-    "it serves once full, as in the release. Prototypes are held for a share of training (1 %) instead of a number of "
-    "steps, and their gradient is taken through the scaling to unit length, which leaves out the radial part that the "
-    "release removes by rescaling after the step. The head's hidden layer is as wide as the backbone (256 to 2048). "
-    "AdamW instead of LARS.",
+    differs="eps is 0.03 instead of 0.05: the authors' first remedy where the loss stays near log K, as short runs on "
+    "small images did. 4 local crops instead of 6, none under 16 pixels. The number of prototypes follows the number "
+    "of classes (200 to 3000, 300 if unknown) instead of always 3000. The queue is off by default and, if asked for, "
+    "starts at a share of training; it serves once full, as in the release. Prototypes are held for a share of "
+    "training (1 %) instead of a number of steps, and their gradient is taken through the scaling to unit length, "
+    "which leaves out the radial part that the release removes by rescaling after the step. The head's hidden layer "
+    "is as wide as the backbone (256 to 2048). AdamW instead of LARS.",
     rows=(278,),
     cost="2 full-size and n_local small forwards per image",
 )
@@ -66,7 +67,7 @@ class SwAV(Joint):
     Args:
         backbone: network to train.
         data: what the data look like.
-        prototypes: number of clusters K; 0 = ten a class, or 200 where classes are unknown.
+        prototypes: number of clusters K; 0 = ten a class, at least 200, or 300 where classes are unknown.
         temperature: T of the softmax over prototypes.
         eps: softness of the codes (the paper: 0.05, and 0.03 where the loss stays near log K, as in short runs).
         sinkhorn_iterations: rounds of balancing the codes.
@@ -74,12 +75,13 @@ class SwAV(Joint):
             Start late or make it shorter if the loss rises when it begins to serve.
         queue_start: share of training after which the queue fills.
         freeze: share of training in which the prototypes keep their initial values.
-        n_local: number of small crops, which only predict.
+        n_local: number of small crops, which only predict; -1 = 4, or none under 16 pixels.
         global_size: side of the two full crops in pixels; 0 = that of the data.
         local_size: side of the small crops in pixels; 0 = half of the full ones.
         head_width: hidden width of the head; 0 = the backbone's width, 256 to 2048.
         out: width of the embedding.
-        crop_min: smallest area share of a full crop, largest of a small one; 0 = the rule of the view recipe.
+        crop_min: smallest area share of a full crop, largest of a small one; 0 = by the
+            size of the images.
         flip: mirror views left-right at random.
         strength: strength of the colour jitter; None = by the size of the images.
     """
@@ -89,24 +91,25 @@ class SwAV(Joint):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, prototypes: int = 0, temperature: float = 0.1,
                  eps: float = 0.03, sinkhorn_iterations: int = 3, queue: int = 0, queue_start: float = 0.15,
-                 freeze: float = 0.01, n_local: int = 4, global_size: int = 0, local_size: int = 0,
+                 freeze: float = 0.01, n_local: int = -1, global_size: int = 0, local_size: int = 0,
                  head_width: int = 0, out: int = 128, crop_min: float = 0.0, flip: bool = True,
                  strength: float | None = None) -> None:
         if temperature <= 0:
             raise UsageError(f"temperature={temperature} must be positive.", where="--set temperature")
         width = width_of(backbone.dim, head_width, times=1, most=2048)
         count, note = count_for(prototypes, data.num_classes)
+        n_local, share, notes = crops_for(n_local, crop_min, global_size or data.size, usual=4)
         super().__init__(
             backbone, data,
             views=make_views("multicrop", data, size=global_size or None, style="swav", n_local=n_local,
-                             local_size=local_size or None, stride=backbone.stride, global_scale=crop_min or None,
+                             local_size=local_size or None, stride=backbone.stride, global_scale=share,
                              flip=flip, strength=strength),
             projector=mlp((backbone.dim, width, out)))
         self.prototypes = Prototypes(out, count)
         self.queue = Queue(queue, (self.n_global, out))
         self.temperature, self.eps, self.iterations = temperature, eps, sinkhorn_iterations
         self.queue_start, self.freeze = queue_start, freeze
-        self.notes.append(note)
+        self.notes += [*notes, note]
         self._fresh: Tensor | None = None
 
     @torch.no_grad()

@@ -48,15 +48,16 @@ def busiest(codes_BK: Tensor) -> Tensor:
     return codes_BK.float().mean(0).max() * codes_BK.shape[1]
 
 
-def count_for(asked: int, classes: int, *, per_class: int = 10, least: int = 100, unknown: int = 200,
+def count_for(asked: int, classes: int, *, per_class: int = 10, least: int = 200, unknown: int = 300,
               most: int = 3000) -> tuple[int, str]:
-    """Number of prototypes and the rule in words: what was asked, else ten a class, else 200.
+    """Number of prototypes and the rule in words: what was asked, else ten a class, else 300.
 
     Args:
         asked: the user's wish; 0 = by the rule.
         classes: number of classes, 0 when unknown. Only the number is used, never a label.
         per_class: prototypes a class (the rule of thumb of SwAV's authors).
-        least: the rule never gives fewer.
+        least: the rule never gives fewer: with fewer prototypes than dimensions, embeddings could hide in directions
+            that no prototype sees.
         unknown: number where classes are unknown.
         most: the rule never gives more (the paper's number for ImageNet).
     """
