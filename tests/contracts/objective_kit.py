@@ -83,6 +83,19 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in module.state_dict().items()}
 
 
+def assert_same_gradient(got: dict[str, Tensor], want: dict[str, Tensor], share: float = 1e-3) -> None:
+    """Every gradient equals the wanted one up to rounding: in relative norm, tiny ones relative to the whole.
+
+    Norms and not elements, since batch statistics in float32 amplify rounding at single elements; a gradient that is
+    wrong by a factor, a view or a rank is off by a large share.
+    """
+    assert got.keys() >= want.keys()
+    whole = torch.stack([g.norm() for g in want.values()]).norm()
+    for key, g in want.items():
+        error = float((got[key] - g).norm() / torch.maximum(g.norm(), 1e-2 * whole))
+        assert error <= share, f"{key}: off by {error:.2g} of its norm"
+
+
 def knn_accuracy(features: np.ndarray, labels: np.ndarray, train: int) -> float:
     """k-NN accuracy of the rows after the first ``train``, which are the store."""
     judge = registry.build("evaluator", "knn")

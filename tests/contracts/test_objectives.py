@@ -14,7 +14,7 @@ from osteon.core.run import RunFolder
 from osteon.parts.types import Draws, Step
 from osteon.train.loop import Engine, train
 from osteon.train.settings import TrainSettings, resolve_settings
-from tests.contracts.objective_kit import batch, digits, make, pairs, weights
+from tests.contracts.objective_kit import assert_same_gradient, batch, digits, make, pairs, weights
 
 EVERY = pytest.mark.parametrize(("name", "backbone"), pairs(), ids=lambda v: v)
 
@@ -80,10 +80,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(name, backbone):
         work.gradients(batch(24), Step(1, 6, 3))
         gradients.append({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
-    scale = max(float(g.abs().max()) for g in gradients[0].values())
-    for key, g in gradients[0].items():
-        torch.testing.assert_close(gradients[1][key], g, atol=2e-5 * max(1.0, scale), rtol=1e-3,
-                                   msg=lambda m, key=key: f"{key}: {m}")
+    assert_same_gradient(gradients[1], gradients[0])
 
 
 @EVERY
@@ -111,13 +108,29 @@ def test_same_seed_same_weights_and_an_interrupted_run_ends_the_same(name, backb
 
 
 @EVERY
-def test_the_loss_is_finite_and_falls_on_a_repeated_batch(name, backbone):
+def test_the_loss_is_finite_and_training_lowers_it(name, backbone):
+    """The loss of trained weights is below that of the first ones, both under the final companions and buffers.
+
+    Where the target moves (TiCo's covariance starts at zero, companions follow) the loss over time may well rise.
+    """
     method = make(name, backbone)
-    work = engine(method, steps=40, batch_size=32, lr=1e-3, optimizer="adamw", clip=3.0)
+    work = engine(method, steps=24, batch_size=32, lr=1e-3, optimizer="adamw", clip=3.0)
+    first = {n: p.detach().clone() for n, p in method.named_parameters() if p.requires_grad}
     data = batch(32)
-    losses = [float(work.run(data, Step(index, 40, 0))[0].total) for index in range(40)]
+    losses = [float(work.run(data, Step(index, 24, 0))[0].total) for index in range(24)]
     assert np.isfinite(losses).all()
-    assert np.mean(losses[-8:]) < np.mean(losses[:4])
+
+    def loss() -> float:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return float(np.mean([float(method(data, Step(index, 24, 0)).total) for index in range(20, 24)]))
+
+    trained = loss()
+    with torch.no_grad():
+        for n, p in method.named_parameters():
+            if n in first:
+                p.copy_(first[n])
+    assert trained < loss()
 
 
 @EVERY
