@@ -83,7 +83,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in module.state_dict().items()}
 
 
-def assert_same_gradient(got: dict[str, Tensor], want: dict[str, Tensor], share: float = 1e-3) -> None:
+def assert_same_gradient(got: dict[str, Tensor], want: dict[str, Tensor], share: float = 5e-3) -> None:
     """Every gradient equals the wanted one up to rounding: in relative norm, tiny ones relative to the whole.
 
     Norms and not elements, since batch statistics in float32 amplify rounding at single elements; a gradient that is

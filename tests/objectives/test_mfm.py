@@ -23,6 +23,7 @@ from tests.objectives.pairs import (
 
 from osteon.core.errors import UsageError
 from osteon.objectives.mfm import MFM, disc, keep_band, spectral_distance
+from osteon.parts.norm import BatchNorm
 from osteon.parts.targets import patchify
 from osteon.parts.types import Draws
 from osteon.views import denormalise
@@ -188,6 +189,22 @@ def test_prediction_is_one_linear_map_of_each_place():
         features = objective.backbone(x)
         torch.testing.assert_close(patchify(prediction, objective.patch), objective.head(features.tokens))
         torch.testing.assert_close(pooled, features.pooled)
+
+
+def test_running_statistics_are_those_of_unfiltered_images():
+    objective, batch = MFM(resnet(), spec(3, 32)).train(), images(8, 3, 32)
+    other = resnet().train()
+    objective(batch, STEP).total.backward()
+    other(objective.views(batch["image"], Draws.of(batch, STEP))[0].x)
+    found, expected = dict(objective.backbone.named_buffers()), dict(other.named_buffers())
+    for name, value in expected.items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(found[name], value, msg=name)
+    assert {m.momentum for m in objective.backbone.modules() if isinstance(m, BatchNorm)} == {0.1}
+    objective.eval()
+    before = objective.backbone.bn1.running_mean.clone()
+    objective.encode(batch, Draws.of(batch, STEP))
+    assert torch.equal(objective.backbone.bn1.running_mean, before)
 
 
 def test_pictures_complete_what_was_kept():

@@ -65,9 +65,9 @@ def leave_one_out(z_BP: Tensor, label: Tensor, index: Tensor, bank_MP: Tensor, b
         far = float("-inf")
         near.scatter_(1, cosine.masked_fill(~other, far).topk(min(k, len(bank_MP)), dim=1).indices, True)
         near &= other
-        lonely = (near & same).sum(1, keepdim=True) == 0
+        # The nearest of the class is among the k already unless none of the class is.
         nearest = cosine.masked_fill(~same, far).argmax(1, keepdim=True)
-        near |= torch.zeros_like(near).scatter_(1, nearest, True) & same & lonely
+        near |= torch.zeros_like(near).scatter_(1, nearest, True) & same
         counted = same.any(1)
     logits = cosine / temperature
     # A large finite number, not -inf, where nothing is summed: rows that do not count must not turn gradients to NaN.
@@ -87,8 +87,9 @@ class LOOK(Objective):
         temperature: T of the neighbours' weights.
         queue: past embeddings among which neighbours are sought, beside the batch; 0 = the batch alone.
         momentum: start of the companion's momentum, which embeds the neighbours; rises to 1 by a half cosine.
+        head_layers: layers of the head; 0 = none, so that the features themselves are compared.
         head_width: hidden width of the head; 0 = the backbone's width, 128 to 2048.
-        out: width of the embedding.
+        out: width of the head's output.
         crop_min: smallest area share of the random crop.
         flip: mirror left-right at random.
     """
@@ -97,22 +98,25 @@ class LOOK(Objective):
                         "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, k: int = 20, temperature: float = 0.1,
-                 queue: int = 1024, momentum: float = 0.99, head_width: int = 0, out: int = 128,
-                 crop_min: float = 0.4, flip: bool = True) -> None:
+                 queue: int = 1024, momentum: float = 0.9, head_layers: int = 2, head_width: int = 0,
+                 out: int = 128, crop_min: float = 0.4, flip: bool = True) -> None:
         if data.num_classes < 2 or data.multi_label:
             raise UsageError("LOOK needs labelled data with one class a sample, and at least two classes.",
                              where="objective look")
         if k < 1 or temperature <= 0:
             raise UsageError(f"LOOK needs k of at least 1 and a positive temperature, not {k} and {temperature}.",
                              where="--set k, temperature")
+        if head_layers < 0:
+            raise UsageError(f"head_layers={head_layers} is not a number of layers.", where="--set head_layers")
         width = head_width or min(2048, max(128, backbone.dim))
         super().__init__(backbone, data)
         self.views = make_views("crop_flip", data, min_scale=crop_min, flip=flip)
         self.notes = list(self.views.notes)
-        self.projector = mlp((backbone.dim, width, out), norm="none")
+        widths = (backbone.dim, *[width] * (head_layers - 1), out) if head_layers else (backbone.dim,)
+        self.projector = mlp(widths, norm="none") if head_layers else nn.Identity()
         self.companion, self.momentum = Companion(backbone=backbone, projector=self.projector), momentum
         self.k, self.temperature = k, temperature
-        self.past = Queue(queue, (out,))
+        self.past = Queue(queue, widths[-1:])
         self.past_label = Queue(queue, (), dtype=torch.long)
         self.past_index = Queue(queue, (), dtype=torch.long)
         self._fresh: tuple[Tensor, Tensor, Tensor] | None = None
@@ -141,7 +145,10 @@ class LOOK(Objective):
 
     def after_step(self, step: Step) -> None:
         """Move the companion and remember the scored batch."""
-        self.companion.update(cosine_momentum(self.momentum, step), backbone=self.backbone, projector=self.projector)
+        followed: dict[str, nn.Module] = {"backbone": self.backbone}
+        if list(self.projector.parameters()):
+            followed["projector"] = self.projector
+        self.companion.update(cosine_momentum(self.momentum, step), **followed)
         if self._fresh is not None:
             for queue, entries in zip((self.past, self.past_label, self.past_index), self._fresh, strict=True):
                 queue.push(entries)

@@ -6,6 +6,8 @@ convolutional ones included, without a mask token.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from osteon.backbones import Backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
+from osteon.parts.norm import BatchNorm
 from osteon.parts.objective import Objective
 from osteon.parts.targets import unpatchify
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
@@ -26,10 +29,12 @@ CARD = Card(
     papers=("Masked Frequency Modeling for Self-Supervised Visual Pre-Training",),
     modalities=("image",),
     differs="The radius follows the image (16 at 224 px, at least 1.5). Filtered values are clamped to [0, 1] as in "
-    "the authors' code, but not for data of arbitrary range, where that has no meaning. The paper's other tasks "
-    "(super-resolution, deblurring, denoising) are not offered.",
+    "the authors' code, but not for data of arbitrary range, where that has no meaning. BatchNorm's running "
+    "statistics are those of unfiltered images, by a forward of their own, so that features can be read without "
+    "fine-tuning; the weights are not touched by that. The paper's other tasks (super-resolution, deblurring, "
+    "denoising) are not offered.",
     rows=(172,),
-    cost="1 forward per image and three Fourier transforms",
+    cost="1 forward per image (1 more without gradient under BatchNorm) and three Fourier transforms",
 )
 
 
@@ -57,6 +62,20 @@ def spectral_distance(prediction: Tensor, target: Tensor, gamma: float = 1.0) ->
     difference = torch.fft.fft2(prediction.float() - target.float(), norm="ortho")
     distance = (difference.real.square() + difference.imag.square() + 1e-12).sqrt() ** gamma
     return torch.fft.fftshift(distance, dim=(-2, -1))
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[bool]:
+    """Leave BatchNorm's running statistics as they are for the while; yields whether there are any."""
+    norms = [m for m in network.modules() if isinstance(m, BatchNorm | nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield bool(norms)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum  # type: ignore[assignment]
 
 
 class MFM(Objective):
@@ -122,7 +141,11 @@ class MFM(Objective):
         """Per sample the distances summed over the frequencies taken out, ``"error"`` (B,), and their number."""
         x = self.views(batch["image"], draws)[0].x
         band = self.band(draws.fork("band"))
-        prediction, pooled = self.predict(self.corrupt(x, band))
+        with statistics_kept(self.backbone) as normed:
+            prediction, pooled = self.predict(self.corrupt(x, band))
+        if normed and self.training:  # filtered images are far from those the network will be used on
+            with torch.no_grad():
+                self.backbone(x)
         distance = spectral_distance(prediction, x, self.gamma).mean(1)
         return {"error": distance.masked_fill(band, 0).sum((1, 2)), "hidden": (~band).sum((1, 2)).float(),
                 "features": pooled.detach()}

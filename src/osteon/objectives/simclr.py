@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 from osteon.backbones import Backbone
 from osteon.core.card import Card
+from osteon.core.errors import UsageError
 from osteon.objectives._joint import Joint
 from osteon.parts.heads import mlp
+from osteon.parts.norm import BatchNorm
 from osteon.parts.types import DataSpec, Loss, Step
 from osteon.views import make_views
 
@@ -28,7 +30,8 @@ CARD = Card(
     ),
     modalities=("image",),
     differs="The loss is the mean over all 2B views; the authors' release adds the two views' means, twice as much. "
-    "The head's width is the backbone's (at least 128) rather than fixed at 2048.",
+    "The head's width is the backbone's (at least 128) rather than fixed at 2048. The second stage's linear-head "
+    "fine-tuning and distillation are not part of this objective. AdamW instead of LARS.",
     rows=(411,),
     cost="2 forwards per image",
 )
@@ -65,17 +68,24 @@ class SimCLR(Joint):
         strength: strength of the colour jitter; None = by the size of the images.
     """
 
-    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "weight_decay": 0.05, "warmup": 0.05}
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
+                        "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, temperature: float = 0.1, head_layers: int = 3,
                  head_width: int = 0, out: int = 128, crop_min: float | None = None, flip: bool = True,
                  strength: float | None = None) -> None:
+        if temperature <= 0:
+            raise UsageError(f"temperature={temperature} must be positive.", where="--set temperature")
+        if head_layers < 1:
+            raise UsageError(f"A head of {head_layers} layers maps nothing.", where="--set head_layers")
         width = head_width or max(backbone.dim, 128)
+        projector = mlp((backbone.dim, *[width] * (head_layers - 1), out), last_norm=True)
+        projector[-1] = BatchNorm(out, shift=False)  # the release's last norm has a scale and no shift
         super().__init__(
             backbone,
             data,
             views=make_views("simclr", data, flip=flip, strength=strength, min_scale=crop_min),
-            projector=mlp((backbone.dim, *[width] * (head_layers - 1), out), last_norm=True),
+            projector=projector,
         )
         self.temperature = temperature
 

@@ -41,7 +41,8 @@ def classification_loss(logits: Tensor, targets: Tensor, kind: str, weights: Ten
         logits: unnormalised scores.
         targets: shares in [0, 1]; rows sum to 1 for ``"ce"``, any for ``"bce"``.
         kind: ``"ce"`` cross-entropy over classes; ``"bce"`` one binary cross-entropy a class, mean over classes.
-        weights: (K,) weight of each class; a sample weighs the mean of its classes' weights.
+        weights: (K,) weight of each class. ``"ce"``: a sample weighs as much as its targets' classes and the mean is
+            weighted; ``"bce"``: each class's loss is multiplied by its weight.
         threshold: with ``"bce"``, targets above it become 1, so that both classes of a mixture are present
             (timm's reading of Wightman et al. 2021, sec. 2.1); negative = soft targets.
     """
@@ -124,11 +125,12 @@ class Supervised(Objective):
         return hard if not self.smoothing else hard * (1 - self.smoothing) + self.smoothing / k
 
     def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
-        """Loss and training accuracy (of the mixed batch's main label)."""
+        """Loss and training accuracy: of the mixed batch's main label or, with several labels, of every yes and no."""
         total = classification_loss(encoded["logits"], encoded["targets"], self.loss, self.class_weights,
                                     self.threshold)
-        right = (encoded["logits"].argmax(-1) == encoded["targets"].argmax(-1)).float().mean()
-        return Loss(total, {self.loss: total.detach(), "train_accuracy": right})
+        logits, targets = encoded["logits"].detach(), encoded["targets"]
+        right = (logits > 0) == (targets > 0.5) if self.data.multi_label else logits.argmax(-1) == targets.argmax(-1)
+        return Loss(total, {self.loss: total.detach(), "train_accuracy": right.float().mean()})
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -142,4 +144,4 @@ def _views(augment: str, data: DataSpec, crop_min: float, flip: bool) -> Views:
         return make_views("none", data)
     if augment == "randaugment":
         return make_views("supervised", data, min_scale=crop_min, flip=flip)
-    return make_views(augment, data, min_scale=crop_min, flip=flip)
+    return make_views(augment, data, min_scale=crop_min, flip=flip, n_views=1)

@@ -263,7 +263,8 @@ def _row(arm: Arm) -> dict[str, Any]:
     mean = hierarchical_interval(arm.quality)
     means = {k: float(np.mean(v)) for k, v in arm.scores.items()}
     return {"name": arm.name, "kind": arm.kind, "source": arm.source, "evaluator": arm.evaluator, "budget": arm.budget,
-            "mean": mean.mean, "low": mean.low, "high": mean.high, "seeds": [float(q) for q in arm.quality.mean(1)],
+            "mean": mean.mean, "low": max(0.0, mean.low), "high": min(1.0, mean.high),
+            "seeds": [float(q) for q in arm.quality.mean(1)],
             "validation": arm.validation, "wall_s": arm.wall_s, **means}
 
 

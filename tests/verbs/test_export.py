@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import osteon
+from osteon.core.errors import MissingExtra, UsageError
+from osteon.data import open_source
+from osteon.verbs._model import extract, fit_images, load_trained
+from osteon.verbs.export import export
+from osteon.verbs.pretrain import pretrain
+
+FRESH = """
+import sys, json, numpy as np, torch, osteon
+made = osteon.load(sys.argv[1])
+images = np.load(sys.argv[2])
+told = json.load(open(sys.argv[1] + "/config.json"))["preprocessing"]
+assert told["order"].startswith("divide, resize")
+x = torch.from_numpy(images).float() / told["divide_by"]
+x = (x - torch.tensor(told["mean"]).view(1, -1, 1, 1)) / torch.tensor(told["std"]).view(1, -1, 1, 1)
+with torch.no_grad():
+    np.save(sys.argv[3], made.backbone(x).pooled.numpy())
+"""
+
+
+def test_a_fresh_process_gets_equal_features_from_the_folder_alone(tmp_path, trained, digits):
+    folder = export(trained, out=tmp_path / "backbone")
+    np.save(tmp_path / "images.npy", digits.images[:9])
+    subprocess.run([sys.executable, "-c", FRESH, str(folder), str(tmp_path / "images.npy"), str(tmp_path / "out.npy")],
+                   check=True, cwd=tmp_path)
+    model = load_trained(trained)
+    wanted = extract(model.backbone, digits.subset(np.arange(9)), model.spec)
+    assert np.allclose(np.load(tmp_path / "out.npy"), wanted, atol=1e-6)
+
+
+def test_the_folder_says_what_the_weights_need(tmp_path, trained):
+    folder = export(trained, out=tmp_path / "backbone")
+    told = json.loads((folder / "config.json").read_text())
+    spec = load_trained(trained).spec
+    assert told["preprocessing"]["mean"] == list(spec.mean) and told["preprocessing"]["divide_by"] == 255
+    assert told["architecture"]["name"] == "resnet_tiny" and told["class_names"] == [str(i) for i in range(10)]
+    assert told["objective"]["name"] == "simclr" and told["trained_on"]["source"] == "digits:train"
+    loaded = osteon.load(folder)
+    assert loaded.spec == spec and loaded.meta["steps"] == 4
+
+
+def test_an_exported_folder_can_be_continued_embedded_and_exported_again(tmp_path, trained):
+    folder = export(trained, out=tmp_path / "backbone")
+    assert osteon.embed(folder, "digits:test", out=tmp_path / "features").exists()
+    again = export(folder, out=tmp_path / "again")
+    assert (again / "config.json").read_text() == (folder / "config.json").read_text()
+    out = pretrain("digits:train", out=tmp_path / "next", init=folder, steps=1, batch_size=16, progress=False,
+                   report=False, settings={"limit": 32})
+    assert load_trained(out).spec.mean == load_trained(trained).spec.mean
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path, trained):
+    with pytest.raises(UsageError, match="Did you mean 'onnx'"):
+        export(trained, out=tmp_path / "backbone", format="onx")
+    assert not (tmp_path / "backbone").exists()
+
+
+def test_onnx_gives_equal_features_or_names_what_is_missing(tmp_path, trained, digits):
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingExtra, match=r"osteon\[onnx\]"):
+            export(trained, out=tmp_path / "backbone", format="onnx")
+        return
+    folder = export(trained, out=tmp_path / "backbone", format="onnx")
+    model = load_trained(trained)
+    x = fit_images(digits, model.spec, np.arange(5))
+    got = onnxruntime.InferenceSession(str(folder / "model.onnx")).run(None, {"image": x.numpy()})[0]
+    with torch.no_grad():
+        assert np.allclose(got, model.backbone(x).pooled.numpy(), atol=1e-5)
+
+
+def test_a_source_is_not_needed_to_export(tmp_path, archive):
+    source = archive("gone.npz", 0, 32)
+    out = pretrain(source, out=tmp_path / "run", objective="simclr", backbone="resnet_tiny", steps=1, batch_size=16,
+                   progress=False, report=False)
+    mean = open_source(source).spec.mean
+    source.unlink()
+    assert osteon.load(export(out, out=tmp_path / "backbone")).spec.mean == mean
