@@ -65,9 +65,7 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
         answer = "pays"
         best = max(pays, key=lambda r: r.mean)
         sentence = f"Pre-training paid: {best.sentence(unit)}."
-        losing = [r for r in rows if r.answer == "does not pay"]
-        if losing:
-            sentence += " It did not " + "; ".join(r.sentence(unit) for r in losing) + "."
+        sentence += _losing(rows, unit)
     elif all(r.answer == "does not pay" for r in rows):
         answer = "does not pay"
         best = max(rows, key=lambda r: r.mean)
@@ -76,9 +74,15 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
         answer = "cannot tell"
         open_ = [r for r in rows if r.answer == "cannot tell"]
         sentence = ("Whether pre-training paid cannot be told from these data: "
-                    + "; ".join(r.sentence(unit) for r in open_) + ". More test samples or seeds would narrow it.")
+                    + "; ".join(r.sentence(unit) for r in open_) + ". More test samples or seeds would narrow it." + _losing(rows, unit))
     return {"answer": answer, "sentence": sentence,
             "numbers": {"unit": unit, "level": 0.95, "margin": MARGIN, "budgets": [r.__dict__ for r in rows]}}
+
+
+def _losing(rows: Sequence[AtBudget], unit: str) -> str:
+    """The budgets at which it did not pay, as a sentence of its own, or nothing."""
+    losing = [r.sentence(unit) for r in rows if r.answer == "does not pay"]
+    return f" It did not pay {'; '.join(losing)}." if losing else ""
 
 
 def _pair(arms: Sequence[Arm], budget: int | str) -> tuple[Arm, Arm]:
