@@ -82,7 +82,7 @@ def test_several_budgets_are_judged_together():
 
     paid = judge([*at(10, 0.8, 0.5), *at("all", 0.8, 0.9)], "accuracy")
     assert paid["answer"] == "pays"
-    assert "with 10 labels" in paid["sentence"] and "It did not with all labels" in paid["sentence"]
+    assert "with 10 labels" in paid["sentence"] and "It did not pay with all labels" in paid["sentence"]
     alone, = judge(at(10, 0.55, 0.5, 100), "accuracy")["numbers"]["budgets"]
     first, second = judge([*at(10, 0.55, 0.5, 100), *at("all", 0.5, 0.5)], "accuracy")["numbers"]["budgets"]
     assert 0.01 < alone["p"] < 0.4 and second["p"] == 1

@@ -74,7 +74,8 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
         answer = "cannot tell"
         open_ = [r for r in rows if r.answer == "cannot tell"]
         sentence = ("Whether pre-training paid cannot be told from these data: "
-                    + "; ".join(r.sentence(unit) for r in open_) + ". More test samples or seeds would narrow it." + _losing(rows, unit))
+                    + "; ".join(r.sentence(unit) for r in open_) + ". More test samples or seeds would narrow it."
+                    + _losing(rows, unit))
     return {"answer": answer, "sentence": sentence,
             "numbers": {"unit": unit, "level": 0.95, "margin": MARGIN, "budgets": [r.__dict__ for r in rows]}}
 
