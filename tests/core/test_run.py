@@ -482,3 +482,12 @@ def test_plain_types():
 
     assert plain({"a": np.float32(0.5), 1: np.arange(2), "p": Path("x"), "t": (True, None)}) == {
         "a": 0.5, 1: [0, 1], "p": "x", "t": [True, None]}
+
+
+def test_how_often_training_writes_may_change_but_not_an_objective_option_of_the_same_name(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    first = {"train": {"log_every": 10, "lr": 0.1}, "objective_options": {"out": 128}}
+    run.create_or_resume(first)
+    assert run.create_or_resume({**first, "train": {"log_every": 1, "lr": 0.1}})
+    with pytest.raises(InUseError, match=r"objective_options\.out: 128 -> 64"):
+        run.create_or_resume({**first, "objective_options": {"out": 64}})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-#: Top-level settings that may differ when a run is resumed: they do not change what is learned.
+#: Settings (top-level, or of training) that may differ when a run is resumed: they do not change what is learned.
 FREE_KEYS = frozenset({"checkpoint_every", "device", "log", "log_every", "loggers", "num_threads", "num_workers", "out",
                        "prefetch", "progress", "quiet", "threads", "verbose", "workers"})
 _ABSENT = "(not set)"
@@ -53,7 +53,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, A
     before, after = _flat(old), _flat(yaml.safe_load(to_yaml(dict(new))) or {})
     keys = [*before, *(key for key in after if key not in before)]
     return [(key, before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in keys
-            if key.split(".")[0] not in FREE_KEYS and not _same(before.get(key, _ABSENT), after.get(key, _ABSENT))]
+            if key.removeprefix("train.").split(".")[0] not in FREE_KEYS
+            and not _same(before.get(key, _ABSENT), after.get(key, _ABSENT))]
 
 
 def _same(a: Any, b: Any) -> bool:
