@@ -1,7 +1,8 @@
 """Does the main job work on real photographs? ``python -m benchmarks.cifar [MINUTES]``, 10 by default.
 
-SimCLR on 20,000 CIFAR-10 images without labels, default options, for the given minutes on the cores there are; then k-NN on 10,000 test images beside the untrained network and raw pixels. Wanted: at least 6
-points above the untrained network and 3 above raw pixels.
+SimCLR on 20,000 CIFAR-10 images without labels, default options, for the given minutes on the cores there are; then
+k-NN on 10,000 test images beside the untrained network and raw pixels. Wanted: at least 6 points above the untrained
+network and 3 above raw pixels.
 """
 
 from __future__ import annotations
