@@ -83,7 +83,7 @@ def run(quick: bool = False) -> Record:
     coarse = replace(train, labels=parity[0], class_names=["even", "odd"],
                      spec=replace(train.spec, num_classes=2, class_weights=()))
     record.say(f"{len(train)} training and {len(test)} test digits, no augmentation; the methods' default options "
-               "(SupCon: temperature 0.1); batch 64, AdamW 1e-3 x sqrt(64/256). The protocol names no projection head: "
+               "(SupCon: temperature 0.1); batch 64, AdamW 2e-3 x sqrt(64/256). The protocol names no projection head: "
                "LOOK and SupCon act on the network's 64 outputs, CE through a linear classifier. With LOOK's default "
                "head (64-128-128, thrown away after training) both are reported too, but not judged.")
     kinds: dict[str, list[tuple[float, float]]] = {

@@ -59,10 +59,12 @@ def pretrain(
     source: Source,
     out: Annotated[str, typer.Option("--out", "-o", help="Run folder. An existing one is resumed exactly; if its "
                                      "settings differ, osteon refuses and names them.", show_default=False)],
-    objective: Annotated[str, typer.Option(help="What to learn: see 'osteon methods --kind objective'.")] = "simclr",
-    backbone: Annotated[str, typer.Option(help="vit_tiny, vit_mini, vit_small, vit_base, resnet_tiny, resnet_mini, "
-                                          "resnet18, resnet50, timm:NAME or hf:NAME. auto: by the image size and by "
-                                          "what the objective can train.")] = "auto",
+    objective: Annotated[str | None, typer.Option(help="What to learn: see 'osteon methods --kind objective'. "
+                                                  "Default: simclr.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="vit_tiny, vit_mini, vit_small, vit_base, resnet_tiny, "
+                                                 "resnet_mini, resnet18, resnet50, timm:NAME or hf:NAME. Default: "
+                                                 "auto, by the image size and by what the objective can "
+                                                 "train.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: 100 epochs, at most 10,000 "
                                               "steps.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0, help="Passes over the data; give this or --steps.")] = None,
@@ -266,8 +268,8 @@ def _budget(word: str) -> int | str:
 
 
 def _done(path: object) -> None:
-    """Say where the result lies."""
-    if isinstance(path, Path | str):
+    """Say where the result lies; under torchrun, once."""
+    if isinstance(path, Path | str) and os.environ.get("RANK", "0") == "0":
         _print(f"Wrote {path}")
 
 

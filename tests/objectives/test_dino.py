@@ -200,6 +200,15 @@ def test_crops_of_digits_are_full_only():
     assert len(objective.views) == 2 and any("n_local = 0" in n for n in objective.notes)
 
 
+def test_colour_jitter_follows_the_size_of_the_images():
+    for options, side, expected in (({}, 32, 0.5), ({}, 36, 1.0), ({"strength": 0.8}, 32, 0.8)):
+        torch.manual_seed(0)
+        net = build_backbone("resnet_tiny", channels=3, size=side, stride=4)
+        objective = DINO(net, spec(3, side), outputs=6, bottleneck=4, **options)
+        assert objective.views.options["strength"] == expected
+        assert any("strength" in n for n in objective.notes) == (not options)
+
+
 @pytest.mark.parametrize("name", ["temperature", "teacher_start", "teacher_end"])
 def test_temperatures_must_be_positive(name: str):
     with pytest.raises(UsageError, match=name):

@@ -311,6 +311,7 @@ def test_planted_collapse_stops_within_two_hundred_steps_or_is_only_measured(tmp
     with pytest.raises(MonitorStop, match="collapsed") as stopped:
         train(Collapsing(at), digits(), RunFolder(tmp_path / "a"), wishes, fabric=make_fabric("32"))
     assert stopped.value.code == 4 and stopped.value.where == f"step {stops}"
+    assert "No checkpoint had been written yet." in str(stopped.value)
     rows: list[dict[str, float]] = []
     done = train(Collapsing(at), digits(), RunFolder(tmp_path / "b"), replace(wishes, collapse_stop=False),
                  fabric=make_fabric("32"), log=lambda _step, values: rows.append(dict(values)))
@@ -324,7 +325,17 @@ def test_a_resumed_run_remembers_how_long_features_were_collapsed(tmp_path):
         with pytest.raises(error) as stopped:
             train(Collapsing(30), digits(), RunFolder(tmp_path), wishes, fabric=make_fabric("32"), watch=watch,
                   say=lambda _t: None)
-    assert stopped.value.where == "step 80"
+    assert stopped.value.where == "step 80" and "The checkpoint of step 80 is kept." in str(stopped.value)
+
+
+def test_layouts_that_corrupt_memory_are_not_used(tmp_path):
+    told: list[str] = []
+    for widths in ([4, 8], [8, 8]):
+        network = build_backbone("resnet_tiny", channels=1, size=8, depths=[1, 1], widths=widths)
+        method = registry.build("objective", "simclr", network, digits().spec)
+        train(method, digits(), RunFolder(tmp_path / str(widths)), settings_of(method, steps=1, channels_last=True),
+              fabric=make_fabric("32"), say=told.append)
+    assert len(told) == 1 and "under 8 channels" in told[0]
 
 
 def test_the_log_has_what_the_report_draws(tmp_path):

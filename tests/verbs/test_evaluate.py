@@ -164,6 +164,16 @@ def test_groups_on_both_sides_are_a_leak(apart, archive):
     assert evaluate(apart, train=train, test=test, leaks="allow", **QUICK)["test_samples"] == 40
 
 
+def test_a_group_of_the_data_of_pre_training_does_not_test(tmp_path, archive):
+    seen = archive("seen.npz", 0, 40, labels=False, group=[f"patient {i // 5}" for i in range(40)])
+    run = pretrain(seen, out=tmp_path / "run", **RUN)
+    train = archive("train.npz", 50, 100, group=[f"patient {i // 5 + 20}" for i in range(50)])
+    test = archive("test.npz", 100, 140, group=[f"patient {i // 5 + 7}" for i in range(40)])
+    with pytest.raises(DataError, match=r"1 groups lie in both the pre-training data .*seen.npz"):
+        evaluate(run, train=train, test=test, **QUICK)
+    assert evaluate(run, train=train, test=test, leaks="drop", **QUICK)["test_samples"] == 35
+
+
 def test_a_sample_without_a_group_shares_none(apart, archive):
     datasets = [open_source(archive(f"{n}.npz", start, start + 20, group=["", *[f"{n}{i}" for i in range(19)]]))
                 for n, start in (("a", 0), ("b", 20))]

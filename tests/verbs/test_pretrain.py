@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -136,7 +137,9 @@ def test_a_config_repeats_the_run_bit_for_bit(tmp_path, digits):
         **QUICK, "objective": "byol", "settings": {"limit": 100, "momentum": 0.5, "train.momentum": 0.8,
                                                    "optimizer": "sgd", "flip": False, "backbone.stride": 2}})
     stored = yaml.safe_load((first / "config.yaml").read_text())
-    assert stored["objective_options"] == {"momentum": 0.5, "flip": False} and stored["train"]["momentum"] == 0.8
+    options = stored["objective_options"]
+    assert options["momentum"] == 0.5 and options["flip"] is False and stored["train"]["momentum"] == 0.8
+    assert options["out"] == 256  # what was not asked for is stored as well
     assert stored["backbone_options"]["stride"] == 2 and stored["data"]["limit"] == 100
     again = pretrain("digits:train", out=tmp_path / "b", config=first / "config.yaml", progress=False, report=False)
     assert (again / "config.yaml").read_bytes() == (first / "config.yaml").read_bytes() and same(first, again)
@@ -145,7 +148,11 @@ def test_a_config_repeats_the_run_bit_for_bit(tmp_path, digits):
                      steps=2, settings={"limit": 50, "momentum": 0.6})
     changed = yaml.safe_load((other / "config.yaml").read_text())
     assert changed["train"] == {**stored["train"], "steps": 2}
-    assert changed["data"]["limit"] == 50 and changed["objective_options"] == {"momentum": 0.6, "flip": False}
+    assert changed["data"]["limit"] == 50 and changed["objective_options"] == {**options, "momentum": 0.6}
+    simclr = pretrain("digits:train", out=tmp_path / "e", config=first / "config.yaml", objective="simclr", steps=1,
+                      progress=False, report=False)  # named explicitly, it stands above the configuration's
+    asked = yaml.safe_load((simclr / "config.yaml").read_text())
+    assert asked["objective"] == "simclr" and asked["objective_options"]["flip"] is True
     epochs = pretrain("digits:train", out=tmp_path / "d", config=first / "config.yaml", progress=False, report=False,
                       epochs=1)
     assert yaml.safe_load((epochs / "config.yaml").read_text())["train"]["steps"] == 100 // 16
@@ -215,10 +222,42 @@ def test_an_init_that_does_not_fit_is_refused_in_words(tmp_path, trained, archiv
         pretrain("digits:train", out=tmp_path / "run", init=trained, **{**quick, "backbone": "resnet18"})
     with pytest.raises(UsageError, match="stride cannot be changed"):
         pretrain("digits:train", out=tmp_path / "run", init=trained, settings={"backbone.stride": 1}, **quick)
-    with pytest.raises(UsageError, match="not from a single file"):
-        pretrain("digits:train", out=tmp_path / "run", init=trained / "model.safetensors", **quick)
     with pytest.raises(UsageError, match="token backbones"):
         pretrain("digits:train", out=tmp_path / "run", **{**QUICK, "objective": "mae"})
+    assert not (tmp_path / "run").exists()
+
+
+def test_init_from_a_single_file(tmp_path, trained):
+    still = {**QUICK, "backbone": "auto", "settings": {"lr": 0.0, "precision": "32"}}
+    before = load_trained(trained).backbone
+    plain = tmp_path / "plain.pt"
+    torch.save({"state_dict": {f"module.backbone.{k}": v for k, v in before.state_dict().items()}
+                | {"module.head.weight": torch.zeros(3)}}, plain)
+    checkpoint = next((trained / "checkpoints").glob("step_*.safetensors"))
+    named = {"backbone": before.name}
+    for name, (file, options) in {"model": (trained / "model.safetensors", {}), "checkpoint": (checkpoint, {}),
+                                  "foreign": (plain, named)}.items():
+        out = pretrain("digits:train", out=tmp_path / name, init=file, **{**still, **options})
+        after = dict(load_trained(out).backbone.named_parameters())
+        assert all(torch.equal(after[k], v) for k, v in before.named_parameters()), name
+
+
+def test_a_file_of_weights_that_does_not_fit_is_refused_naming_the_tensor(tmp_path, trained):
+    quick = {**QUICK, "backbone": "auto"}
+    state = load_trained(trained).backbone.state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UsageError, match="which architecture"):
+        pretrain("digits:train", out=tmp_path / "run", init=tmp_path / "w.pt", **quick)
+    torch.save({**state, "conv1.weight": torch.zeros(2, 1, 3, 3)}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"conv1.weight.*\(2, 1, 3, 3\)"):
+        pretrain("digits:train", out=tmp_path / "run", init=tmp_path / "w.pt", **QUICK)
+    torch.save({k: v for k, v in state.items() if k != "conv1.weight"}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match="no weights for 'conv1.weight'"):
+        pretrain("digits:train", out=tmp_path / "run", init=tmp_path / "w.pt", **QUICK)
+    with open(tmp_path / "w.pt", "wb") as handle:
+        pickle.dump({"state_dict": Path}, handle)
+    with pytest.raises(DataError, match="never runs"):
+        pretrain("digits:train", out=tmp_path / "run", init=tmp_path / "w.pt", **QUICK)
     assert not (tmp_path / "run").exists()
 
 

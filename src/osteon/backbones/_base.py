@@ -73,6 +73,14 @@ class Backbone(nn.Module):
         """All blocks and the last norm: (B, M, D) -> (B, M, D); with ``collect`` also those blocks' outputs."""
         raise self._refuse("trunk()")
 
+    def prefix(self, batch: int) -> Tensor:
+        """Class and register tokens with their positions, (B, P, token_dim), to be put before the patches."""
+        raise self._refuse("prefix()")
+
+    def finish(self, tokens: Tensor, grid: tuple[int, int]) -> Features:
+        """Patch tokens with positions (B, K, token_dim) -> trunk, with the prefix -> features."""
+        raise self._refuse("finish()")
+
     def describe(self) -> dict[str, Any]:
         """Name, number of parameters, floating-point operations of one image's forward pass, automatic choices."""
         return {"name": self.name, "params": sum(p.numel() for p in self.parameters()), "flops": self._flops(),

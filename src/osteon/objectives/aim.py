@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from osteon.backbones import Backbone
-from osteon.backbones.vit import ViT
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.objectives._masked import Masked
@@ -122,7 +121,7 @@ class AIM(Masked):
         """Entry t + 1 is what token t predicts; entry 0, which nothing predicts, is zero and always in the prefix."""
         places = self.backbone.positions(self.backbone.grid(*x.shape[-2:]))
         tokens = self.backbone.stem(x) + places
-        special = cast(ViT, self.backbone).prefix(len(x)).to(tokens.dtype)  # class and register tokens
+        special = self.backbone.prefix(len(x)).to(tokens.dtype)  # class and register tokens
         count = special.shape[1]
         free = torch.cat([mask.new_ones(len(x), count), ~mask], 1)
         out = self.backbone.trunk(torch.cat([special, tokens], 1), attend=prefix_attention(free))

@@ -31,10 +31,11 @@ CARD = Card(
     differs="Set for runs of hundreds of steps on small images, where the paper's settings end in uniform outputs: the "
     "teacher's momentum starts at 0.97 instead of 0.996, its temperature is 0.03 instead of 0.04 rising to 0.07, the "
     "head has batch normalisation (an option of the release, off there), and the centre starts at the first batch's "
-    "mean instead of zero. 4 local crops instead of 8, none under 16 pixels; 1024 outputs instead of 65,536; hidden "
-    "layers 4 times as wide as the backbone (256 to 2048) instead of 2048. The warm-up of the teacher's temperature "
-    "and the freeze of the last layer are shares of training (0.3, 0.01). Pooled features are the backbone's: a mean "
-    "of patches unless it has a class token. Linear layers keep PyTorch's initial values.",
+    "mean instead of zero. Colour jitter is half as strong up to 32 pixels. 4 local crops instead of 8, none under 16 "
+    "pixels; 1024 outputs instead of 65,536; hidden layers 4 times as wide as the backbone (256 to 2048) instead of "
+    "2048. The warm-up of the teacher's temperature and the freeze of the last layer are shares of training (0.3, "
+    "0.01). Pooled features are the backbone's: a mean of patches unless it has a class token. The head keeps "
+    "PyTorch's initial values.",
     cost="2 full-size and n_local small forwards per image, and 2 full-size ones of the teacher",
 )
 
@@ -92,10 +93,10 @@ class DINO(Joint):
         crop_min: smallest area share of a full crop, largest of a small one; 0 = the paper's 0.4, 0.5 for
             images under 16 pixels.
         flip: mirror views left-right at random.
-        strength: strength of the colour jitter.
+        strength: strength of the colour jitter; None = 1 (the paper's), 0.5 up to 32 pixels.
     """
 
-    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.04,
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 2e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.04,
                         "weight_decay_end": 0.4, "warmup": 0.1, "clip": 3.0}
     centre: Tensor
     centred: Tensor
@@ -105,13 +106,17 @@ class DINO(Joint):
                  momentum: float = 0.97, centre_momentum: float = 0.9, freeze: float = 0.01, n_local: int = -1,
                  global_size: int = 0, local_size: int = 0, head_width: int = 0,
                  head_norm: Literal["none", "batch", "layer"] = "batch", bottleneck: int = 256,
-                 crop_min: float = 0.0, flip: bool = True, strength: float = 1.0) -> None:
+                 crop_min: float = 0.0, flip: bool = True, strength: float | None = None) -> None:
         for name, value in (("temperature", temperature), ("teacher_start", teacher_start),
                             ("teacher_end", teacher_end)):
             if value <= 0:
                 raise UsageError(f"{name}={value} must be positive.", where=f"--set {name}")
         width = width_of(backbone.dim, head_width, times=4, most=2048)
-        n_local, share, notes = crops_for(n_local, crop_min, global_size or data.size, usual=4)
+        side = global_size or data.size
+        n_local, share, notes = crops_for(n_local, crop_min, side, usual=4)
+        if strength is None:
+            strength = 0.5 if side <= 32 else 1.0
+            notes.append(f"strength = {strength:g}: 0.5 up to 32 pixels, else 1")
         super().__init__(
             backbone, data,
             views=make_views("multicrop", data, size=global_size or None, style="dino", n_local=n_local,

@@ -6,7 +6,7 @@ that narrows to nothing during training, and patches that look like the whole im
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from osteon.backbones import Backbone
 from osteon.backbones._base import take_kept
-from osteon.backbones.vit import ViT
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.objective import Objective
@@ -162,7 +161,7 @@ class DropPos(Objective):
         tokens = take_kept(self.backbone.stem(x), keep)
         places = take_kept(self.backbone.positions(self.grid).expand(len(x), -1, -1), keep)
         places = torch.where(lost[..., None], self.position_token.to(places.dtype), places)
-        return cast(ViT, self.backbone).finish(tokens + places, self.grid)
+        return self.backbone.finish(tokens + places, self.grid)
 
     def locate(self, features: Features) -> Tensor:
         """Logits over all N places for every kept patch, (B, K, N); the class token takes part where there is one."""

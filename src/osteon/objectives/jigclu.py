@@ -81,7 +81,7 @@ class JigClu(Objective):
         strength: strength of colour jitter; 0.5 = the paper's.
     """
 
-    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 2e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
                         "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, temperature: float = 0.3,

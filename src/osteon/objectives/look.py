@@ -94,10 +94,10 @@ class LOOK(Objective):
         flip: mirror left-right at random.
     """
 
-    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 2e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
                         "warmup": 0.05}
 
-    def __init__(self, backbone: Backbone, data: DataSpec, *, k: int = 20, temperature: float = 0.1,
+    def __init__(self, backbone: Backbone, data: DataSpec, *, k: int = 50, temperature: float = 0.1,
                  queue: int = 1024, momentum: float = 0.9, head_layers: int = 2, head_width: int = 0,
                  out: int = 128, crop_min: float = 0.4, flip: bool = True) -> None:
         if data.num_classes < 2 or data.multi_label:

@@ -75,7 +75,7 @@ class Supervised(Objective):
         head_only: train the classifier alone and leave the backbone as it is.
     """
 
-    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 2e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
                         "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, loss: Literal["auto", "ce", "bce"] = "auto",

@@ -86,7 +86,7 @@ class SwAV(Joint):
         strength: strength of the colour jitter; None = by the size of the images.
     """
 
-    recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 2e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
                         "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, prototypes: int = 0, temperature: float = 0.1,

@@ -21,6 +21,7 @@ from osteon.data import Dataset, Loader
 from osteon.parts.norm import BatchNorm
 from osteon.parts.objective import Objective
 from osteon.parts.types import Draws, Loss, Step
+from osteon.train.guard import Guard
 from osteon.train.monitors import CollapseMonitor, NumberMonitor
 from osteon.train.optim import clip_gradients, make_optimizer
 from osteon.train.schedule import value_at
@@ -204,7 +205,8 @@ class _Signals:
 
 
 def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: TrainSettings, *, fabric: Fabric,
-          watch: Watcher | None = None, log: Watcher | None = None, say: Callable[[str], None] = print) -> TrainResult:
+          watch: Watcher | None = None, log: Watcher | None = None, say: Callable[[str], None] = print,
+          until: int | None = None, guard: Guard | None = None) -> TrainResult:
     """Train an objective on a data set; resume from the run folder's newest complete checkpoint.
 
     Args:
@@ -216,16 +218,23 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
         watch: called after every step (progress bar).
         log: called every ``log_every`` steps with the line of metrics, on rank 0 (loggers).
         say: prints a message to the user.
+        until: pause after this many of the run's steps, leaving a checkpoint from which a later call goes on; schedules
+            are those of the whole run, so that pausing changes nothing.
+        guard: of continued pre-training; it looks before the first step and keeps the best checkpoint.
 
     Returns:
         What the run came to.
 
     Raises:
         MonitorStop: NaN, infinity or collapse; the last good checkpoint is kept.
+        GuardStop: the features got worse than at step 0; the best checkpoint and the last are kept.
         Interrupted: a signal; a checkpoint was saved.
+        UsageError: the run is beyond ``until`` already.
     """
     objective.to(fabric.device)
-    if settings.channels_last:
+    if settings.channels_last and fabric.device.type == "cpu" and _corrupts_memory(objective):
+        say("channels_last is off: torch's CPU kernels fail on strided 1 x 1 convolutions of under 8 channels")
+    elif settings.channels_last:
         for module in objective.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -235,24 +244,40 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
     collapse = CollapseMonitor() if settings.collapse_stop else CollapseMonitor(patience=settings.steps + 1)
     numbers = NumberMonitor()
     lead = fabric.global_rank == 0
-    start = _resume(objective, engine, collapse, run, settings, say if lead else _mute)
+    watched: dict[str, CollapseMonitor | Guard] = {"collapse": collapse} | ({} if guard is None else {"guard": guard})
+    start = _resume(objective, engine, watched, run, settings, say if lead else _mute)
+    if guard is not None and start == 0:
+        if lead and guard.first is None:
+            first = guard.look(objective, 0)
+            if log:
+                log(0, first)
+        _save(objective, engine, watched, run, settings, 0, lead, best=guard.is_best(0))
+    if guard is not None and _any_rank(bool(guard.fallen), fabric):
+        raise guard.stop(start, str(run.path))
+    end = settings.steps if until is None else min(until, settings.steps)
+    if start > end:
+        raise UsageError(f"The run is at step {start} already, beyond {end}.", where="until")
     loader = Loader(dataset, settings.batch_size, settings.seed, rank=fabric.global_rank, world=fabric.world_size)
     last: dict[str, float] = {}
     begun = mark = time.perf_counter()
     seen = 0
-    ahead = cast("Generator[dict[str, Tensor], None, None]", loader.iterate(start, settings.steps))
+    ahead = cast("Generator[dict[str, Tensor], None, None]", loader.iterate(start, end))
     with _Signals().watching() as signals, closing(ahead) as batches:
-        for index in range(start, settings.steps):
+        for index in range(start, end):
             batch = {k: v.to(fabric.device, non_blocking=True) for k, v in next(batches).items()}
             step = Step(index, settings.steps, settings.seed)
             loss, features, norm = engine.run(batch, step)
             seen += settings.batch_size
-            _check_numbers(numbers, loss, norm, engine, batch, index, run)
+            with _telling_what_is_kept(run):
+                _check_numbers(numbers, loss, norm, engine, batch, index, run)
             done = index + 1
             shown = {"loss": float(loss.total)}
+            looked = guard is not None and guard.due(done)
+            seen_by_guard = guard.look(objective, done) if guard is not None and looked and lead else {}
             if index % settings.monitor_every == 0 or done == settings.steps:
-                last.update(collapse.check(features, index))
-            if lead and (index % settings.log_every == 0 or done == settings.steps):
+                with _telling_what_is_kept(run):
+                    last.update(collapse.check(features, index))
+            if lead and (index % settings.log_every == 0 or done == settings.steps or looked):
                 now = time.perf_counter()
                 shown |= {f"loss/{k}": float(v) for k, v in loss.parts.items()}
                 shown |= {"grad_norm": norm, "lr": engine.optimizer.param_groups[0]["lr"],
@@ -260,15 +285,36 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
                 mark, seen = now, 0
                 last.update(shown)
                 if log:
-                    log(done, dict(last))
+                    log(done, last | seen_by_guard)
             if watch and lead:
                 watch(done, last | shown)
             stop = _any_rank(signals.caught, fabric)
-            if done == settings.steps or done % settings.checkpoint_every == 0 or stop:
-                _save(objective, engine, collapse, run, settings, done, lead)
+            fallen = guard is not None and _any_rank(bool(guard.fallen), fabric)
+            if done == end or done % settings.checkpoint_every == 0 or stop or looked:
+                _save(objective, engine, watched, run, settings, done, lead,
+                      best=guard is not None and guard.is_best(done))
+            if guard is not None and fallen:
+                raise guard.stop(done, str(run.path))
             if stop and done < settings.steps:
                 raise Interrupted(stop, where=str(run.path))
-    return TrainResult(settings.steps - start, time.perf_counter() - begun, last)
+    return TrainResult(end - start, time.perf_counter() - begun, last)
+
+
+@contextmanager
+def _telling_what_is_kept(run: RunFolder) -> Iterator[None]:
+    """Say at the end of a monitor's message which checkpoint there is to go back to."""
+    try:
+        yield
+    except MonitorStop as stop:
+        found = run.latest_checkpoint()
+        kept = "No checkpoint had been written yet." if found is None else f"The checkpoint of step {found[0]} is kept."
+        raise MonitorStop(stop.what, where=stop.where, fix=f"{stop.fix} {kept}") from stop
+
+
+def _corrupts_memory(objective: Objective) -> bool:
+    """Whether torch's backward pass would write out of bounds: seen in 2.15 with channels_last on a CPU."""
+    return any(isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and max(m.stride) > 1 and m.in_channels < 8
+               for m in objective.modules())
 
 
 def _mute(_text: str) -> None:
@@ -293,20 +339,21 @@ def _check_numbers(monitor: NumberMonitor, loss: Loss, norm: float, engine: Engi
         raise
 
 
-def _save(objective: Objective, engine: Engine, collapse: CollapseMonitor, run: RunFolder, settings: TrainSettings,
-          done: int, lead: bool) -> None:
+def _save(objective: Objective, engine: Engine, watched: Mapping[str, CollapseMonitor | Guard], run: RunFolder,
+          settings: TrainSettings, done: int, lead: bool, *, best: bool = False) -> None:
     """Write a checkpoint (rank 0); every rank waits until it is on disk."""
     if lead:
         tensors = {f"objective.{k}": v for k, v in objective.state_dict().items()}
-        extra, skeleton = flatten_state({"optimizer": engine.optimizer.state_dict(), "collapse": collapse.state_dict()})
+        extra, skeleton = flatten_state({"optimizer": engine.optimizer.state_dict(),
+                                         **{name: w.state_dict() for name, w in watched.items()}})
         run.save_checkpoint(done, tensors | {f"state.{k}": v for k, v in extra.items()},
-                            {"step": done, "state": skeleton, "settings": asdict(settings)})
+                            {"step": done, "state": skeleton, "settings": asdict(settings)}, best=best)
     if engine.world > 1:
         dist.barrier()
 
 
-def _resume(objective: Objective, engine: Engine, collapse: CollapseMonitor, run: RunFolder, settings: TrainSettings,
-            say: Callable[[str], None]) -> int:
+def _resume(objective: Objective, engine: Engine, watched: Mapping[str, CollapseMonitor | Guard], run: RunFolder,
+            settings: TrainSettings, say: Callable[[str], None]) -> int:
     """Load the newest complete checkpoint; return the step to go on from."""
     found = run.latest_checkpoint()
     for warning in run.warnings:
@@ -319,7 +366,8 @@ def _resume(objective: Objective, engine: Engine, collapse: CollapseMonitor, run
     objective.load_state_dict({k[len("objective."):]: v for k, v in tensors.items() if k.startswith("objective.")})
     state = unflatten_state({k[len("state."):]: v for k, v in tensors.items() if k.startswith("state.")}, meta["state"])
     engine.optimizer.load_state_dict(state["optimizer"])
-    collapse.load_state_dict(state["collapse"])
+    for name, monitor in watched.items():
+        monitor.load_state_dict(state[name])
     if engine.rank == 0:
         run.truncate_metrics(done)
     say(f"Resuming from step {done} of {settings.steps}.")

@@ -97,8 +97,8 @@ class CollapseMonitor:
                 f"The features have collapsed: relative standard deviation {spread:.2g} (threshold {self.std:g}), "
                 f"{label}effective rank {value:.2f} (threshold {self.rank:g}), in {self._streak} checks in a row.",
                 where=f"step {step}",
-                fix="Lower the learning rate, lengthen the warm-up, use a larger batch or stronger augmentation; the "
-                    "last checkpoint is kept. --set collapse_stop=false goes on regardless.")
+                fix="Lower the learning rate, lengthen the warm-up, use a larger batch or stronger augmentation. "
+                    "--set collapse_stop=false goes on regardless.")
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
@@ -149,7 +149,7 @@ class NumberMonitor:
         text = ", ".join(found[:3]) + more
         raise MonitorStop(text[0].upper() + text[1:] + ".", where=f"step {step}" + _samples(ids),
                           fix="Lower the learning rate, lengthen the warm-up, clip gradients (--set clip=1) or use "
-                              "--precision 32; look at the named samples. The last checkpoint is kept.")
+                              "--precision 32; look at the named samples.")
 
 
 def _finite(value: Tensor) -> bool:

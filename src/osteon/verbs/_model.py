@@ -100,13 +100,14 @@ def fit_images(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def extract(backbone: Backbone, dataset: Dataset, spec: DataSpec, *, batch_size: int = 256,
-            device: torch.device | str = "cpu") -> np.ndarray:
-    """Pooled features of every sample in order. -> (N, D) float32."""
-    was_training = backbone.training
+            device: torch.device | str | None = None) -> np.ndarray:
+    """Pooled features of every sample in order, on the GPU where there is one. -> (N, D) float32."""
+    was_training, home = backbone.training, next(backbone.parameters()).device
+    device = device or ("cuda" if torch.cuda.is_available() else home)
     backbone.eval().to(device)
     out = np.empty((len(dataset), backbone.dim), dtype=np.float32)
     for start in range(0, len(dataset), batch_size):
         rows = np.arange(start, min(start + batch_size, len(dataset)))
         out[rows] = backbone(fit_images(dataset, spec, rows).to(device)).pooled.float().cpu().numpy()
-    backbone.train(was_training)
+    backbone.train(was_training).to(home)
     return out

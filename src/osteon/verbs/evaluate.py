@@ -217,13 +217,6 @@ def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, leaks:
     """
     notes: list[str] = []
     leaked: set[str] = set()
-    if train.groups is not None and test.groups is not None:
-        shared = {g for g in train.groups if g} & {g for g in test.groups if g}
-        members = {i for i, g in zip(test.ids, test.groups, strict=True) if g in shared}
-        if members:
-            _leak(f"{len(shared)} groups lie in both --train and --test, e.g. '{min(shared)}'.", test.source, leaks,
-                  notes)
-            leaked |= members
     pools = [("--train", train)]
     for source in sorted({str(m.meta["source"]) for m in models if m.meta.get("source")}):
         try:
@@ -234,6 +227,11 @@ def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, leaks:
         if pool.fingerprint != train.fingerprint:
             pools.append((f"the pre-training data {source}", pool))
     for name, pool in pools:
+        shared = {g for g in pool.groups or () if g} & {g for g in test.groups or () if g}
+        if shared:
+            _leak(f"{len(shared)} groups lie in both {name} and --test, e.g. '{min(shared)}'.", test.source, leaks,
+                  notes)
+            leaked |= {i for i, g in zip(test.ids, test.groups or (), strict=True) if g in shared}
         copies = find_duplicates(pool, test)
         notes += [n for n in copies.notes if n not in notes]
         notes.append(f"leak check: {len(copies.exact)} exact and {len(copies.near)} near copies between {name} and "

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 
 from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
-from osteon.core.errors import UsageError, nearest
+from osteon.core.card import Card
+from osteon.core.errors import MonitorStop, UsageError, nearest
 from osteon.core.options import coerce
 from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import Dataset, open_source
+from osteon.parts.low_rank import train_low_rank
 from osteon.parts.objective import Objective
+from osteon.parts.reparam import merged
 from osteon.parts.types import DataSpec, Step
 from osteon.report.run_page import write_run_report
+from osteon.train.guard import OPTIONS as CONTINUING
+from osteon.train.guard import Guard
 from osteon.train.loggers import make_loggers
 from osteon.train.loop import make_fabric, train
 from osteon.train.progress import Progress
 from osteon.train.settings import TrainSettings, resolve_settings
+from osteon.verbs._guard import make_guard, settle_continuation
 from osteon.verbs._model import extract, is_ours, load_trained, save_trained
 from osteon.verbs._pictures import collect_artefacts, write_arrays
+from osteon.verbs._weights import from_file
 
 #: settings of the data door that ``--set`` may change
 DATA_SETTINGS = {"size": None, "limit": None, "max_skipped": 0.01}
@@ -35,18 +42,20 @@ DATA_SETTINGS = {"size": None, "limit": None, "max_skipped": 0.01}
 ARGUMENTS = ("steps", "epochs", "batch_size", "accumulate", "precision", "seed")
 
 
-def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "auto", out: str | Path,
+def pretrain(source: str | Path, *, objective: str | None = None, backbone: str | None = None, out: str | Path,
              steps: int | None = None, epochs: float | None = None, batch_size: int | None = None,
              accumulate: int | None = None, precision: str | None = None, seed: int | None = None,
              settings: Mapping[str, Any] | None = None, config: str | Path | None = None,
              init: str | Path | None = None, loggers: Sequence[str] = ("jsonl",), progress: bool = True,
-             report: bool = True) -> Path:
+             report: bool = True, until: int | None = None, guard: str | Path | None = None) -> Path:
     """Pre-train a backbone and leave a run folder; the same call on an existing folder resumes it.
 
     Args:
         source: folder, manifest, array file, data set name (see the guide "Your own data").
-        objective: name of a pre-training objective (``osteon methods --kind objective``).
-        backbone: ``vit_tiny``, ``resnet18``, ``timm:NAME``, ``hf:NAME``...; ``auto`` chooses by objective and size.
+        objective: name of a pre-training objective (``osteon methods --kind objective``); by default the
+            configuration's, else ``simclr``.
+        backbone: ``vit_tiny``, ``resnet18``, ``timm:NAME``, ``hf:NAME``...; by default the configuration's, else
+            ``auto``, which chooses by objective and size.
         out: run folder.
         steps: optimiser steps; give steps or epochs.
         epochs: passes over the data.
@@ -61,14 +70,88 @@ def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "
         loggers: ``jsonl``, ``tensorboard``, ``wandb``.
         progress: show what happens.
         report: write ``report.html`` at the end.
+        until: pause after this many steps of the whole schedule, leaving the model as it is then; a later call goes on,
+            to the same final weights.
+        guard: labelled validation source, watched while going on from ``init``: when the features get worse than they
+            were, the run stops and leaves its best checkpoint. By default the labels of the source, where it has any.
 
     Returns:
         The run folder.
+
+    Raises:
+        MonitorStop: a monitor or the guard ended the run; see the guide "Exit codes".
     """
-    say = _speaker(progress)
+    say = speaker(progress)
+    made = prepare(source, objective=objective, backbone=backbone, steps=steps, epochs=epochs, batch_size=batch_size,
+                   accumulate=accumulate, precision=precision, seed=seed, settings=settings, config=config, init=init,
+                   guard=guard, say=say)
+    run = RunFolder(Path(out))
+    fabric = make_fabric(made.training.precision)
+    lead = fabric.global_rank == 0
+    with run.lock() if lead else nullcontext():
+        if lead:
+            run.create_or_resume(made.config)
+            run.write_json("provenance.json", collect({
+                "data": {"source": made.config["source"], "fingerprint": made.dataset.fingerprint,
+                         "samples": len(made.dataset)},
+                "initial_weights": made.config["init"] or "random", "notes": made.notes}))
+            run.write_skipped([(s.id, s.reason) for s in made.dataset.skipped])
+        try:
+            _train(made, run, fabric, loggers if lead else (), progress and lead, say, until)
+        except MonitorStop:
+            if lead and made.guard is not None:
+                _roll_back(made, run)
+            raise
+        if lead:
+            keep(made, run, min(made.training.steps, until or made.training.steps))
+            if report:
+                page(made, run, say)
+    return run.path
+
+
+@dataclass
+class Prepared:
+    """Everything a run consists of, before its first step.
+
+    Args:
+        card: of the objective.
+        dataset: the source.
+        method: the objective with its networks.
+        training: resolved settings.
+        spec: the data as the network knows it: continued weights keep their statistics.
+        config: what ``config.yaml`` is to hold.
+        notes: every automatic choice with its rule.
+        options: of the objective, as asked for.
+        guard: of continued pre-training.
+        low_rank: rank of the trained change; 0: all weights train.
+    """
+
+    card: Card
+    dataset: Dataset
+    method: Objective
+    training: TrainSettings
+    spec: DataSpec
+    config: dict[str, Any]
+    notes: list[str]
+    options: dict[str, Any]
+    guard: Guard | None = None
+    low_rank: int = 0
+
+    def exported(self) -> Backbone:
+        """The network the run leaves, low-rank changes folded in."""
+        network = self.method.exported()
+        return cast(Backbone, merged(network)) if self.low_rank else network
+
+
+def prepare(source: str | Path, *, objective: str | None, backbone: str | None, steps: int | None,
+            epochs: float | None, batch_size: int | None, accumulate: int | None, precision: str | None,
+            seed: int | None, settings: Mapping[str, Any] | None, config: str | Path | None, init: str | Path | None,
+            guard: str | Path | None, say: Callable[[str], None]) -> Prepared:
+    """Open the data, build the networks and settle every setting; arguments as in :func:`pretrain`."""
     wishes = _merge_config(config, source=str(source), objective=objective, backbone=backbone, init=init,
                            steps=steps, epochs=epochs, batch_size=batch_size, accumulate=accumulate,
-                           precision=precision, seed=seed, settings=dict(settings or {}))
+                           precision=precision, seed=seed, guard=guard, settings=dict(settings or {}))
+    wishes["objective"], wishes["backbone"] = wishes["objective"] or "simclr", wishes["backbone"] or "auto"
     chosen = _sort_settings(wishes["settings"], wishes["objective"])
     for key in ARGUMENTS:  # `--set steps=5` means --steps 5, unless that was given too
         value = chosen["train"].pop(key, None)
@@ -80,9 +163,14 @@ def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "
     if card.labels and dataset.labels is None:
         raise UsageError(f"Objective '{card.name}' learns from labels; this source has none.", where=str(source))
 
+    going_on = settle_continuation(chosen["continue"], init=wishes["init"], guard_source=wishes["guard"])
     torch.manual_seed(coerce(wishes["seed"] or 0, "int", name="seed", where="--seed"))
     network, before = _backbone(wishes["backbone"], wishes["init"], card.backbones, dataset, chosen["backbone"], say)
     spec = dataset.spec if before is None else replace(dataset.spec, mean=before.mean, std=before.std)
+    if going_on["low_rank"]:
+        layers, trained = train_low_rank(network, going_on["low_rank"])
+        network.notes.append(f"low_rank={going_on['low_rank']}: {trained:,} numbers beside {layers} frozen layers "
+                             "train; folded into the weights at the end")
     method: Objective = registry.build("objective", card.name, network, spec, **chosen["objective"])
     training, notes = resolve_settings(
         {**chosen["train"], **{key: wishes[key] for key in ARGUMENTS}}, method.recipe, len(dataset),
@@ -90,31 +178,43 @@ def pretrain(source: str | Path, *, objective: str = "simclr", backbone: str = "
     for note in [*network.notes, *method.notes, *notes]:
         say(note)
 
-    run = RunFolder(Path(out))
-    resolved = _resolved(wishes, network, chosen, training, dataset)
-    fabric = make_fabric(training.precision)
-    lead = fabric.global_rank == 0
-    with run.lock() if lead else nullcontext():
-        if lead:
-            run.create_or_resume(resolved)
-            run.write_json("provenance.json", collect({
-                "data": {"source": lasting(wishes["source"]), "fingerprint": dataset.fingerprint,
-                         "samples": len(dataset)},
-                "initial_weights": str(wishes["init"] or "random"), "notes": [*dataset.notes, *network.notes, *notes]}))
-            run.write_skipped([(s.id, s.reason) for s in dataset.skipped])
-        _train(method, dataset, run, training, fabric, loggers if lead else (), progress and lead, say)
-        if lead:
-            save_trained(run, method.exported(), spec, {
-                "objective": {"name": card.name, "options": chosen["objective"]}, "class_names": dataset.class_names,
-                "fingerprint": dataset.fingerprint, "source": lasting(wishes["source"]), "steps": training.steps})
-            if report:
-                _artefacts(method, dataset, run, training)
-                say(f"Report: {write_run_report(run.path)}")
-    return run.path
+    resolved = _resolved(wishes, network, chosen, card, training, dataset)
+    made = Prepared(card, dataset, method, training, spec, resolved,
+                    [*dataset.notes, *network.notes, *method.notes, *notes], chosen["objective"],
+                    low_rank=going_on["low_rank"])
+    if wishes["init"] is not None:
+        where = None if wishes["guard"] is None else str(wishes["guard"])
+        made.config["continue"] = {**going_on, "guard_source": None if where is None else lasting(where)}
+        made.guard = make_guard(going_on, where, dataset, card, size=spec.size, steps=training.steps, say=say)
+    return made
 
 
-def _train(method: Objective, dataset: Dataset, run: RunFolder, training: TrainSettings, fabric: Any,
-           loggers: Sequence[str], progress: bool, say: Any) -> None:
+def keep(made: Prepared, run: RunFolder, steps: int) -> None:
+    """Write ``model.safetensors``: the network as it is after so many steps."""
+    save_trained(run, made.exported(), made.spec, {
+        "objective": {"name": made.card.name, "options": made.options}, "class_names": made.dataset.class_names,
+        "fingerprint": made.dataset.fingerprint, "source": made.config["source"], "steps": steps})
+
+
+def page(made: Prepared, run: RunFolder, say: Callable[[str], None]) -> None:
+    """Write what the report shows, and the report."""
+    _artefacts(made.method, made.dataset, run, made.training)
+    say(f"Report: {write_run_report(run.path)}")
+
+
+def _roll_back(made: Prepared, run: RunFolder) -> None:
+    """Leave the best checkpoint's network as the run's model."""
+    found = run.best_checkpoint()
+    if found is not None:
+        step, tensors, _ = found
+        made.method.load_state_dict({k.removeprefix("objective."): v for k, v in tensors.items()
+                                     if k.startswith("objective.")})
+        keep(made, run, step)
+
+
+def _train(made: Prepared, run: RunFolder, fabric: Any, loggers: Sequence[str], progress: bool, say: Any,
+           until: int | None) -> None:
+    training = made.training
     logs = make_loggers(loggers, run)
 
     def log(step: int, values: Mapping[str, float]) -> None:
@@ -127,7 +227,8 @@ def _train(method: Objective, dataset: Dataset, run: RunFolder, training: TrainS
             bar.update(done, loss=values.get("loss"), rank=values.get("rank"), images=training.batch_size)
 
         try:
-            train(method, dataset, run, training, fabric=fabric, watch=watch, log=log, say=say)
+            train(made.method, made.dataset, run, training, fabric=fabric, watch=watch, log=log, say=say, until=until,
+                  guard=made.guard)
         finally:  # what was logged before a stop is kept too
             for logger in logs:
                 logger.close()
@@ -150,8 +251,8 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
               say: Any) -> tuple[Backbone, DataSpec | None]:
     """Build the network, from a run or checkpoint where one is named."""
     spec = dataset.spec
-    if init is not None and is_ours(init):
-        trained = load_trained(init)
+    if init is not None and (Path(init).is_file() or is_ours(init)):
+        trained = from_file(Path(init), name, options, spec) if Path(init).is_file() else load_trained(init)
         made = trained.backbone
         if trained.spec.channels != spec.channels:
             raise UsageError(f"{init} was trained on {trained.spec.channels} channels, this source has "
@@ -162,12 +263,11 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
             raise UsageError(f"The backbone of {init} is {made.name}; "
                              + (f"its {', '.join(other)} cannot be changed." if other else f"{name} is another one."),
                              where="--backbone", fix="Leave the backbone and its options to --init.")
-        say(f"continuing from {init} ({made.name}); its data statistics are kept")
-        return made.train(), trained.spec
+        known = trained.spec is not spec
+        say(f"continuing from {init} ({made.name}); " + ("its data statistics are kept" if known else
+                                                         "the data statistics are this source's"))
+        return made.train(), trained.spec if known else None
     if init is not None:
-        if Path(init).is_file():
-            raise UsageError("Weights are read from a folder, not from a single file.", where=f"--init {init}",
-                             fix="Give a run folder, a folder of transformers, timm:NAME or hf:NAME.")
         name = str(init) if str(init).startswith(("timm:", "hf:")) else f"hf:{init}"
         options = {"pretrained": True, **options}
     if name == "auto":
@@ -192,8 +292,8 @@ def _sort_settings(settings: dict[str, Any], objective: str) -> dict[str, dict[s
     card = registry.find("objective", objective)
     doors: dict[str, set[str]] = {
         "data": set(DATA_SETTINGS), "objective": {o.name for o in registry.options(card)} - {"backbone", "data"},
-        "train": {f.name for f in fields(TrainSettings)} | {"epochs"}}
-    sorted_: dict[str, dict[str, Any]] = {"data": {}, "backbone": {}, "objective": {}, "train": {}}
+        "train": {f.name for f in fields(TrainSettings)} | {"epochs"}, "continue": {o.name for o in CONTINUING}}
+    sorted_: dict[str, dict[str, Any]] = {"data": {}, "backbone": {}, "objective": {}, "train": {}, "continue": {}}
     for key, value in settings.items():
         prefix, dot, name = key.partition(".")
         door = prefix if dot else next((d for d, names in doors.items() if key in names), "")
@@ -221,11 +321,12 @@ def _merge_config(config: str | Path | None, **given: Any) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise UsageError("The configuration is not a mapping of names to values.", where=str(path))
     for key in stored:
-        if key not in {*given, "data", "backbone_options", "objective_options", "train", "fingerprint"}:
+        if key not in {*given, "data", "backbone_options", "objective_options", "train", "fingerprint", "continue"}:
             raise UsageError(f"Unknown key '{key}'.{nearest(key, given)}", where=str(path))
-    unasked = {"objective": "simclr", "backbone": "auto"}
+    if given["objective"] is not None and stored.get("objective") != given["objective"]:
+        stored["objective_options"] = None  # they were another objective's
     for key in ("objective", "backbone", "init"):
-        if given[key] == unasked.get(key) and stored.get(key) is not None:
+        if given[key] is None and stored.get(key) is not None:
             merged[key] = stored[key]
     train_settings = dict(stored.get("train") or {})
     for key in ("steps", "batch_size", "accumulate", "precision", "seed"):
@@ -235,19 +336,26 @@ def _merge_config(config: str | Path | None, **given: Any) -> dict[str, Any]:
     # By their doors, since an objective and training may share a name (BYOL's momentum and SGD's).
     parts = {"data": stored.get("data"), "objective": stored.get("objective_options"), "train": train_settings,
              "backbone": stored.get("backbone_options")}
+    if merged["init"] is not None:  # which it need not be: somebody may have taken the configuration for a new start
+        going_on = dict(stored.get("continue") or {})
+        watched = going_on.pop("guard_source", None)
+        merged["guard"] = watched if given["guard"] is None else given["guard"]
+        parts["continue"] = going_on
     merged["settings"] = {**{f"{door}.{k}": v for door, values in parts.items() for k, v in (values or {}).items()},
                           **given["settings"]}
     return merged
 
 
-def _resolved(wishes: dict[str, Any], network: Backbone, chosen: dict[str, dict[str, Any]], training: TrainSettings,
-              dataset: Dataset) -> dict[str, Any]:
-    """The whole configuration, as ``config.yaml`` stores it."""
+def _resolved(wishes: dict[str, Any], network: Backbone, chosen: dict[str, dict[str, Any]], card: Card,
+              training: TrainSettings, dataset: Dataset) -> dict[str, Any]:
+    """The whole configuration, as ``config.yaml`` stores it; what was not asked for stands there too."""
+    usual = {o.name: o.default for o in registry.options(card) if not o.required and o.name not in ("backbone", "data")}
     train_values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(training).items()}
     return {"source": lasting(wishes["source"]), "objective": wishes["objective"], "backbone": network.name,
             "init": None if wishes["init"] is None else str(wishes["init"]),
             "data": {**DATA_SETTINGS, **chosen["data"]}, "backbone_options": dict(network.options),
-            "objective_options": chosen["objective"], "train": train_values, "fingerprint": dataset.fingerprint}
+            "objective_options": {**usual, **chosen["objective"]}, "train": train_values,
+            "fingerprint": dataset.fingerprint}
 
 
 def lasting(source: str) -> str:
@@ -259,7 +367,8 @@ def lasting(source: str) -> str:
     return source
 
 
-def _speaker(progress: bool) -> Any:
+def speaker(progress: bool) -> Any:
+    """What prints a message to the user on the first process, or says nothing."""
     import os
     import sys
 
