@@ -2,7 +2,9 @@
 
 ``python -m benchmarks.contracts [NAME ...]``, part of ``make contracts``. Every registered objective, on a small
 network of every kind it claims: the loss is finite and falls, the features are not collapsed, and k-NN accuracy on
-2,000 other images is above that of the same network before training. 300 steps, one seed, nothing tuned here.
+2,000 other images is above that of the same network before training. 300 steps, one seed, nothing tuned here. An
+objective that does not hold gets one run of five times as many steps, a rule that is the same for all; both are
+printed.
 """
 
 from __future__ import annotations
@@ -18,12 +20,18 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-STEPS, BATCH, STORE, ASKED = 300, 32, 1000, 2000
+STEPS, MORE, BATCH, STORE, ASKED = 300, 1500, 32, 1000, 2000
 NETWORKS = {"tokens": "vit_mini", "maps": "resnet_tiny"}
 
 
-def hold(job: tuple[str, str]) -> dict[str, Any]:
-    """Train one objective on one network and measure."""
+def hold(job: tuple[str, str]) -> list[dict[str, Any]]:
+    """Train one objective on one network and measure; again, for longer, where it does not hold."""
+    row = attempt(job, STEPS)
+    return [row] if row["holds"] else [row, attempt(job, MORE)]
+
+
+def attempt(job: tuple[str, str], steps: int) -> dict[str, Any]:
+    """One run of so many steps."""
     import torch
     from lightning_fabric import Fabric
 
@@ -43,7 +51,7 @@ def hold(job: tuple[str, str]) -> dict[str, Any]:
     began = time.perf_counter()
     torch.manual_seed(0)
     network = build_backbone(NETWORKS[kind], channels=3, size=32)
-    row: dict[str, Any] = {"name": name, "network": network.name}
+    row: dict[str, Any] = {"name": name, "network": network.name, "steps": steps}
     method = registry.build("objective", name, network, train.spec)
 
     def accuracy(backbone: Any) -> float:
@@ -51,12 +59,12 @@ def hold(job: tuple[str, str]) -> dict[str, Any]:
                    np.asarray(test.labels))
 
     row["before"] = accuracy(method.exported())
-    settings, _ = resolve_settings({"steps": STEPS, "batch_size": BATCH, "seed": 0}, method.recipe, STORE, kind=kind)
+    settings, _ = resolve_settings({"steps": steps, "batch_size": BATCH, "seed": 0}, method.recipe, STORE, kind=kind)
     engine = Engine(method.train(), settings, Fabric(accelerator="cpu", devices=1))
     monitor, losses = CollapseMonitor(), []
     try:
-        for index, batch in enumerate(Loader(train, BATCH, 0).iterate(0, STEPS)):
-            loss, pooled, _ = engine.run(batch, Step(index, STEPS, 0))
+        for index, batch in enumerate(Loader(train, BATCH, 0).iterate(0, steps)):
+            loss, pooled, _ = engine.run(batch, Step(index, steps, 0))
             losses.append(float(loss.total))
             if index % 20 == 0:
                 row |= monitor.check(pooled, index)
@@ -71,9 +79,9 @@ def hold(job: tuple[str, str]) -> dict[str, Any]:
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     verdict = "holds" if row["holds"] else "DOES NOT HOLD " + row.get("stopped", "")
-    return (f"{row['name']:20} {row['network']:12} loss {row['first']:8.3f} -> {row['last']:8.3f}  rank "
-            f"{row.get('rank', float('nan')):5.1f}  k-NN {row['before']:5.1f} -> {row['after']:5.1f} "
-            f"({row['after'] - row['before']:+5.1f})  {row['seconds']:4.0f} s  {verdict}")
+    return (f"{row['name']:20} {row['network']:12} {row['steps']:5} steps  loss {row['first']:8.3f} -> "
+            f"{row['last']:8.3f}  rank {row.get('rank', float('nan')):5.1f}  k-NN {row['before']:5.1f} -> "
+            f"{row['after']:5.1f} ({row['after'] - row['before']:+5.1f})  {row['seconds']:4.0f} s  {verdict}")
 
 
 def main(names: list[str]) -> int:
@@ -83,19 +91,21 @@ def main(names: list[str]) -> int:
     jobs = [(c.name, kind) for c in registry.cards(kind="objective") for kind in c.backbones
             if not names or c.name in names]
     os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
-    rows = []
+    rows: list[list[dict[str, Any]]] = []
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        for row in pool.map(hold, jobs):
-            rows.append(row)
-            print(line(row), flush=True)
-    failed = [r for r in rows if not r["holds"]]
-    summary = f"{len(rows) - len(failed)} of {len(rows)} hold"
+        for attempts in pool.map(hold, jobs):
+            rows.append(attempts)
+            print("\n".join(map(line, attempts)), flush=True)
+    failed = [a for a in rows if not a[-1]["holds"]]
+    longer = sum(len(a) > 1 and a[-1]["holds"] for a in rows)
+    summary = f"{len(rows) - len(failed)} of {len(rows)} hold, {longer} of them only after {MORE:,} steps"
     print(summary)
     if not names:
         page = ["# Objective contract, long form", "", "Regenerate with `python -m benchmarks.contracts`.", "",
                 f"CIFAR-10, {STORE} training images, batch {BATCH}, {STEPS} steps, one seed, default options; k-NN "
-                f"on {ASKED} test images. Before: the same network at its initial weights. The loss "
-                "of objectives whose target moves need not fall.", "", "```", *map(line, rows), summary, "```", ""]
+                f"on {ASKED} test images. Before: the same network at its initial weights. What does not hold gets one "
+                f"run of {MORE} steps. The loss of objectives whose target moves need not fall.", "", "```",
+                *(line(r) for attempts in rows for r in attempts), summary, "```", ""]
         (ROOT / "docs" / "evidence" / "contracts.md").write_text("\n".join(page), encoding="utf-8")
     return 1 if failed else 0
 
