@@ -57,6 +57,17 @@ def test_refusals(batch, rank, world, words):
         Loader(dataset(10), batch, 0, rank, world)
 
 
+def test_repeats_hold_every_image_so_many_times_on_different_ranks():
+    once, thrice = Loader(dataset(20), 6, seed=2), Loader(dataset(20), 6, seed=2, repeats=3)
+    first, second = thrice.rows(0), thrice.rows(1)
+    assert first.tolist() == [*once.rows(0)[:2]] * 3 and second.tolist() == [*once.rows(0)[2:4]] * 3
+    assert thrice.steps_per_epoch == once.steps_per_epoch == 3  # as many samples, a third of the images
+    shares = [Loader(dataset(20), 6, seed=2, rank=r, world=3, repeats=3).at(0)["index"].tolist() for r in range(3)]
+    assert shares == [first[:2].tolist()] * 3
+    with pytest.raises(UsageError, match="cannot hold every image 4 times"):
+        Loader(dataset(10), 6, 0, repeats=4)
+
+
 def test_iterate_equals_at():
     loader = Loader(dataset(10), 3, seed=0)
     got = [batch["index"].tolist() for batch in loader.iterate(2, 9)]

@@ -19,7 +19,9 @@ class Loader:
     """Shuffled global batches, of which this rank gets its share.
 
     An epoch is one permutation of the dataset cut into whole global batches; what is left over at its end is dropped
-    (another part each epoch). Rank r of w holds positions ``share`` = [r B / w, (r + 1) B / w) of every global batch.
+    (another part each epoch). With ``repeats`` R every image stands R times in its batch, at places B / R apart, each to be
+    augmented anew, and an epoch of as many samples shows 1 / R of the images (repeated augmentation: Hoffer et al. 2020,
+    arXiv:1901.09335; Berman et al. 2019, arXiv:1902.05509). Rank r of w holds positions ``share`` = [r B / w, (r + 1) B / w) of every global batch.
 
     Args:
         dataset: what to deliver.
@@ -27,9 +29,11 @@ class Loader:
         seed: of the order.
         rank: number of this process.
         world: number of processes.
+        repeats: copies of each image in a batch.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int, rank: int = 0, world: int = 1,
+                 repeats: int = 1) -> None:
         if batch_size < 1:
             raise UsageError(f"A batch size of {batch_size} is not possible.", where="batch_size",
                              fix="Choose 1 or more.")
@@ -42,6 +46,10 @@ class Loader:
             raise UsageError(f"A batch of {batch_size} cannot be shared equally by {world} processes.",
                              where="batch_size",
                              fix=f"Choose a multiple of {world}, e.g. {max(1, batch_size // world) * world}.")
+        if repeats < 1 or batch_size % repeats:
+            raise UsageError(f"A batch of {batch_size} cannot hold every image {repeats} times.", where="repeats",
+                             fix=f"Choose a batch size that is a multiple of {max(1, repeats)}.")
+        self.repeats = repeats
         self.dataset, self.batch_size, self.seed, self.rank, self.world = dataset, batch_size, seed, rank, world
         local = batch_size // world
         self.share = slice(rank * local, (rank + 1) * local)
@@ -59,7 +67,8 @@ class Loader:
         if held is None or held[0] != epoch:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
             self._held = held = (epoch, order)
-        return held[1][place * self.batch_size:(place + 1) * self.batch_size]
+        distinct = self.batch_size // self.repeats
+        return np.tile(held[1][place * distinct:(place + 1) * distinct], self.repeats)
 
     def at(self, step: int) -> dict[str, Tensor]:
         """This rank's share of the global batch of a step (see :meth:`Dataset.batch`)."""

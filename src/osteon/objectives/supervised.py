@@ -26,7 +26,7 @@ CARD = Card(
     papers=("ResNet strikes back: An improved training procedure in timm",),
     modalities=("image",),
     differs="Options of the paper's recipe, not its ImageNet schedule; off by default, since the default is the plain "
-    "control. Repeated augmentation is not offered.",
+    "control. Repeated augmentation is a setting of training (repeats=3), LAMB another (optimizer=lamb).",
     rows=(253,),
     labels=True,
     cost="1 forward per image",

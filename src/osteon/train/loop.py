@@ -257,7 +257,8 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
     end = settings.steps if until is None else min(until, settings.steps)
     if start > end:
         raise UsageError(f"The run is at step {start} already, beyond {end}.", where="until")
-    loader = Loader(dataset, settings.batch_size, settings.seed, rank=fabric.global_rank, world=fabric.world_size)
+    loader = Loader(dataset, settings.batch_size, settings.seed, rank=fabric.global_rank, world=fabric.world_size,
+                    repeats=settings.repeats)
     last: dict[str, float] = {}
     begun = mark = time.perf_counter()
     seen = 0

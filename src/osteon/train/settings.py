@@ -32,6 +32,7 @@ class TrainSettings:
         weight_decay_end: decay at the end, by a cosine; negative = constant.
         momentum: momentum of SGD and LARS.
         betas: moments of Adam-like optimisers.
+        repeats: copies of each image in a batch, each augmented anew (repeated augmentation, for training on labels).
         layer_decay: factor of the learning rate from each layer to the one below; 1 = off.
         clip: largest gradient norm; 0 = off.
         log_every: steps between lines of metrics.
@@ -56,6 +57,7 @@ class TrainSettings:
     weight_decay_end: float = -1.0
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
+    repeats: int = 1
     layer_decay: float = 1.0
     clip: float = 0.0
     log_every: int = 10
@@ -175,7 +177,7 @@ def _check(values: Mapping[str, Any]) -> None:
         if key in values and values[key] not in allowed:
             raise UsageError(f"{key}={values[key]!r} is not one of {', '.join(allowed)}."
                              + nearest(str(values[key]), allowed), where=f"--set {key}")
-    for key in ("steps", "batch_size", "accumulate", "log_every", "monitor_every", "checkpoint_every"):
+    for key in ("steps", "batch_size", "accumulate", "repeats", "log_every", "monitor_every", "checkpoint_every"):
         if int(values.get(key, 1)) < 1:
             raise UsageError(f"{key} must be at least 1, not {values[key]}.", where=key)
     for key, most in _SPANS.items():
