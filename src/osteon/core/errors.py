@@ -12,7 +12,8 @@ EXIT_CODES: dict[int, str] = {
     1: "internal error (a defect in osteon: please report it)",
     2: "wrong use or input",
     3: "run folder or cache is in use by another process, or its settings differ",
-    4: "training was stopped by a monitor (NaN, infinity, collapse); the last good checkpoint is kept",
+    4: "training was stopped by a monitor (NaN, infinity, collapse, features made worse by continuing); the last good "
+       "checkpoint is kept",
     5: "an optional dependency is missing",
     130: "interrupted (SIGINT); a checkpoint was saved",
     143: "terminated (SIGTERM); a checkpoint was saved",

@@ -19,9 +19,11 @@ class Loader:
     """Shuffled global batches, of which this rank gets its share.
 
     An epoch is one permutation of the dataset cut into whole global batches; what is left over at its end is dropped
-    (another part each epoch). With ``repeats`` R every image stands R times in its batch, at places B / R apart, each to be
-    augmented anew, and an epoch of as many samples shows 1 / R of the images (repeated augmentation: Hoffer et al. 2020,
-    arXiv:1901.09335; Berman et al. 2019, arXiv:1902.05509). Rank r of w holds positions ``share`` = [r B / w, (r + 1) B / w) of every global batch.
+    (another part each epoch). Rank r of w holds positions ``share`` = [r B / w, (r + 1) B / w) of every global batch.
+
+    With ``repeats`` R every image stands R times in its batch, at places B / R apart, each to be augmented anew, and an
+    epoch of as many samples shows 1 / R of the images (repeated augmentation: Hoffer et al. 2020, arXiv:1901.09335;
+    Berman et al. 2019, arXiv:1902.05509).
 
     Args:
         dataset: what to deliver.

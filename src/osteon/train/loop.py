@@ -156,15 +156,16 @@ class Engine:
         return Loss(mean([x.total for x in losses]), {k: mean([x.parts[k] for x in losses]) for k in losses[0].parts})
 
     def average_gradients(self) -> None:
-        """Mean over ranks, in one message."""
+        """Mean over ranks, in one message; a parameter without a gradient on any rank stays without, as on one."""
         if self.world == 1:
             return
+        there = torch.tensor([float(p.grad is not None) for p in self.params], device=self.fabric.device)
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
-        flat = torch.cat([g.reshape(-1) for g in grads])
+        flat = torch.cat([*(g.reshape(-1) for g in grads), there])
         dist.all_reduce(flat)
-        flat /= self.world
-        for p, g in zip(self.params, flat.split([g.numel() for g in grads]), strict=True):
-            p.grad = g.view_as(p)
+        *means, there = (flat / self.world).split([*(g.numel() for g in grads), len(grads)])
+        for p, g, any_rank in zip(self.params, means, there.tolist(), strict=True):
+            p.grad = g.view_as(p) if any_rank else None
 
 
 def refuse_inexact_accumulation(objective: Objective, settings: TrainSettings) -> None:

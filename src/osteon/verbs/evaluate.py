@@ -218,7 +218,7 @@ def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, leaks:
     notes: list[str] = []
     leaked: set[str] = set()
     pools = [("--train", train)]
-    for source in sorted({str(m.meta["source"]) for m in models if m.meta.get("source")}):
+    for source in sorted({str(s) for m in models for s in m.meta.get("sources") or [m.meta.get("source")] if s}):
         try:
             pool = open_source(source, like=models[0].spec)
         except (UsageError, DataError) as error:

@@ -20,6 +20,7 @@ from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import Dataset, open_source
+from osteon.data.ids import split_ids
 from osteon.parts.low_rank import train_low_rank
 from osteon.parts.objective import Objective
 from osteon.parts.reparam import merged
@@ -360,6 +361,9 @@ def _resolved(wishes: dict[str, Any], network: Backbone, chosen: dict[str, dict[
 
 def lasting(source: str) -> str:
     """The source by a name that holds from any folder: an absolute path where it is a path."""
+    whole, ids = split_ids(str(source))
+    if ids is not None:
+        return f"{lasting(whole)}@{ids.resolve()}"
     path, colon, part = source.rpartition(":")
     for name, rest in ((source, ""), (path, colon + part)):
         if name and Path(name).exists():
