@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from osteon.core import registry
@@ -42,9 +45,23 @@ def as_json(cards: Sequence[Card]) -> list[dict[str, Any]]:
         "kind": card.kind, "name": card.name, "summary": card.summary, "papers": list(card.papers),
         "modalities": list(card.modalities), "differs": card.differs, "rows": list(card.rows),
         "backbones": list(card.backbones), "labels": card.labels, "cost": card.cost,
+        "evidence": evidence(card),
         "options": [{"name": o.name, "type": o.type, "default": o.default, "required": o.required, "doc": o.doc}
                     for o in registry.options(card)],
     } for card in cards]
+
+
+def evidence(card: Card) -> list[dict[str, Any]]:
+    """Claims of the method's papers that were measured here: ``claim``, ``data``, ``measured``, ``holds``, ``command``.
+
+    Empty where none was. The figures are those of ``docs/evidence/claims``.
+    """
+    return list(_evidence().get(card.name, []))
+
+
+@cache
+def _evidence() -> dict[str, list[dict[str, Any]]]:
+    return dict(json.loads((resources.files("osteon") / "evidence.json").read_text(encoding="utf-8")))
 
 
 def table(cards: Sequence[Card]) -> RenderableType:
@@ -56,8 +73,11 @@ def table(cards: Sequence[Card]) -> RenderableType:
     view.add_column("name", style="cyan", no_wrap=True)
     view.add_column("what it does")
     view.add_column("trains", no_wrap=True)
+    view.add_column("claims measured", no_wrap=True)
     for card in cards:
-        view.add_row(card.kind, card.name, card.summary, " ".join(card.backbones))
+        held = evidence(card)
+        mark = f"{sum(e['holds'] for e in held)} of {len(held)} hold" if held else ""
+        view.add_row(card.kind, card.name, card.summary, " ".join(card.backbones), mark)
     return view
 
 
@@ -73,6 +93,11 @@ def page(card: Card) -> RenderableType:
     for label, value in _facts(card):
         facts.add_row(label, Text(value))
     parts: list[RenderableType] = [Text(f"{card.name}  ({card.kind})", style="bold cyan"), Text(card.summary), facts]
+    for entry in evidence(card):
+        parts += [Text(""), Text(f"Measured here: {'holds' if entry['holds'] else 'does not hold'} at this scale",
+                                 style="bold"), Text(f"the paper: {entry['claim']}"), Text(f"here: {entry['data']}"),
+                  *(Text(f"{'holds' if m['holds'] else 'DOES NOT HOLD'}: {m['what']}") for m in entry["measured"]),
+                  Text(entry["command"], style="dim")]
     options = registry.options(card)
     if options:
         view = Table(box=None, pad_edge=False, header_style="bold")
