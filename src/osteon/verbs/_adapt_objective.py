@@ -1,0 +1,86 @@
+"""Supervised training of an adapter, as an objective for the training loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from osteon.core.errors import UsageError
+from osteon.objectives.supervised import classification_loss
+from osteon.parts.adapter import Adapter
+from osteon.parts.objective import Objective
+from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
+from osteon.views import make_views
+
+if TYPE_CHECKING:
+    from osteon.backbones import Backbone
+
+
+class AdaptObjective(Objective):
+    """Cross-entropy of an adapter's logits on augmented views, plus what the adapter itself penalises.
+
+    Args:
+        adapter: what is trained.
+        data: what the data look like, classes included.
+        augment: ``crop_flip``, ``randaugment`` or ``none``.
+        crop_min: smallest area share of the random crop.
+        flip: mirror left-right at random.
+        smoothing: label smoothing.
+        weighting: weight classes by inverse frequency (``auto``) or not (``none``).
+    """
+
+    recipe: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, adapter: Adapter, data: DataSpec, *, augment: Literal["crop_flip", "randaugment", "none"] =
+                 "crop_flip", crop_min: float = 0.6, flip: bool = True, smoothing: float = 0.0,
+                 weighting: Literal["auto", "none"] = "none") -> None:
+        # The adapter stands where other objectives have their backbone, so that layers are numbered as usual.
+        super().__init__(cast("Backbone", adapter), data)
+        if not 0 <= smoothing < 1:
+            raise UsageError(f"smoothing lies in [0, 1), not {smoothing}.", where="--set smoothing")
+        recipe = {"randaugment": "supervised"}.get(augment, augment)
+        self.views = (make_views("none", data) if augment == "none"
+                      else make_views(recipe, data, min_scale=crop_min, flip=flip,
+                                      **({"n_views": 1} if augment == "crop_flip" else {})))
+        self.smoothing = smoothing
+        self.notes = list(self.views.notes)
+        weights = torch.tensor(data.class_weights) if weighting == "auto" and data.class_weights else None
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    class_weights: Tensor | None
+
+    @property
+    def adapter(self) -> Adapter:
+        """What is trained."""
+        return cast(Adapter, self.backbone)
+
+    def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Logits (B, K) and targets (B, K) of one view."""
+        features = self.adapter.encode(self.views(batch["image"], draws)[0].x)
+        return {"logits": self.adapter.head(features), "targets": self.targets(batch["label"]),
+                "features": features.detach()}
+
+    def targets(self, label: Tensor) -> Tensor:
+        """Labels as smoothed shares. (B,) int or (B, K) -> (B, K) float."""
+        k = self.data.num_classes
+        hard = label.float() if label.dim() == 2 else F.one_hot(label.long(), k).float()
+        return hard * (1 - self.smoothing) + self.smoothing / k if self.smoothing else hard
+
+    def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
+        """Loss over the batch: cross-entropy, or one binary cross-entropy a class where samples have several."""
+        logits, targets = encoded["logits"], encoded["targets"]
+        kind = "bce" if self.data.multi_label else "ce"
+        total = classification_loss(logits, targets, kind, self.class_weights)
+        parts = {kind: total.detach()}
+        extra = self.adapter.penalty()
+        if extra is not None:
+            total, parts["penalty"] = total + extra, extra.detach()
+        right = (logits > 0) == (targets > 0.5) if kind == "bce" else logits.argmax(-1) == targets.argmax(-1)
+        return Loss(total, {**parts, "train_accuracy": right.float().mean()})
+
+    def after_step(self, step: Step) -> None:
+        """Let the adapter update what gradient does not train."""
+        self.adapter.after_step(step)
