@@ -1,0 +1,387 @@
+"""The pieces of work of a tournament, each a function of its folder and plain arguments; the engines call them by name.
+
+None of them decides anything. Files are named after the arm and the seed, so that doing one twice does no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from osteon.backbones import Backbone, build_backbone
+from osteon.core import registry
+from osteon.core.atomic import atomic_path
+from osteon.core.errors import UsageError
+from osteon.data import Dataset, Loader, open_source
+from osteon.evaluators._controls import image_statistics, raw_pixels
+from osteon.parts.flops import count_forward, count_step
+from osteon.parts.types import DataSpec, Step
+from osteon.recipes import LR_SCALE, Recipe
+from osteon.train.loop import Engine, make_fabric
+from osteon.train.settings import resolve_settings
+from osteon.verbs._arms import Arm, Task, feature_arms, make_arm, make_task, quality
+from osteon.verbs._model import extract, is_ours, load_trained
+from osteon.verbs._networks import BATCH, Work, as_stored, fresh, train_and_score
+from osteon.verbs.pretrain import DATA_SETTINGS, prepare, pretrain
+
+#: steps that are timed when an arm's price is measured, and seconds after which fewer will do
+TIMED, ENOUGH = 9, 10.0
+
+
+@dataclass
+class Ground:
+    """What all arms share, opened once a process.
+
+    Args:
+        plan: the tournament as it was asked for.
+        recipes: by name.
+        source: data of pre-training.
+        task: the labelled task.
+    """
+
+    plan: dict[str, Any]
+    recipes: dict[str, Recipe]
+    source: Dataset
+    task: Task
+
+
+def ground(root: Path) -> Ground:
+    """Open what the tournament in this folder works on."""
+    return _ground((root / "plan.json").read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=2)
+def _ground(text: str) -> Ground:
+    plan = json.loads(text)
+    asked = plan["asked"]
+    source = open_source(asked["source"], **{**DATA_SETTINGS, **plan["data"]})
+    train, test = (open_source(asked[part], like=source.spec) for part in ("train", "test"))
+    if train.class_names and test.class_names and test.class_names != train.class_names:
+        test = test.with_classes(train.class_names)
+    if plan["test_rows"] is not None:
+        test = test.subset(np.asarray(plan["test_rows"], dtype=np.int64))
+    task = make_task(train, test, asked["label_budget"], asked["seeds"], flip=plan["flip"])
+    return Ground(plan, {r["name"]: Recipe(**r) for r in plan["recipes"]}, source, task)
+
+
+# -- what an arm costs -------------------------------------------------------------------------------------------------
+
+def probe(root: Path, *, recipe: str) -> dict[str, Any]:
+    """Measure what one step of a recipe, of its network's supervised training, and of reading features cost.
+
+    Returns:
+        ``backbone`` (name, options), ``lr``, ``batch_size``, and prices ``{"flop", "seconds"}``: ``step``, ``image``
+        (reading features), ``supervised`` (one for each label budget).
+    """
+    g = ground(root)
+    chosen = g.recipes[recipe]
+    made = prepare(g.plan["asked"]["source"], objective=chosen.objective, backbone=chosen.backbone, steps=1000,
+                   epochs=None, batch_size=None, accumulate=None, precision=None, seed=0, settings=_kept(g, chosen),
+                   config=None, init=chosen.init, guard=None, say=_mute)
+    method, spec, settings, network = made.method, made.spec, made.training, made.method.backbone
+    notes = [n for n in made.notes if n not in g.source.notes and not n.startswith("steps=")]
+    fabric = make_fabric(settings.precision)
+    method.to(fabric.device)
+    engine = Engine(method.train(), settings, fabric)
+    batch = {k: v.to(fabric.device) for k, v in Loader(g.source, settings.batch_size, settings.seed).at(0).items()}
+    cost = count_step(engine, batch, Step(0, settings.steps, 0))
+    out: dict[str, Any] = {
+        "backbone": {"name": network.name, "options": network.options, "kind": network.kind},
+        "parameters": sum(p.numel() for p in network.parameters()), "lr": settings.lr,
+        "batch_size": settings.batch_size, "shares": cost.as_dict(), "notes": notes,
+        "step": {"flop": cost.total, "seconds": _time(lambda i: engine.run(batch, Step(i, settings.steps, 0)))}}
+    images = torch.zeros(64, spec.channels, spec.size, spec.size, device=fabric.device)
+    network.eval()
+    flop = count_forward(network, images[:1])
+    with torch.inference_mode():  # operations cannot be counted in here
+        out["image"] = {"flop": flop, "seconds": _time(lambda _: network(images)) / len(images)}
+    out["supervised"] = [_supervised_price(g, network, spec, len(g.task.subsets[0][0][b]))
+                         for b in range(len(g.task.budgets))]
+    return out
+
+
+def _kept(g: Ground, recipe: Recipe) -> dict[str, Any]:
+    """Settings of a recipe that are not searched."""
+    settings = {**g.plan["common"][recipe.name], **recipe.settings}
+    if recipe.init is not None and not {"guard", "continue.guard"} & settings.keys():
+        settings["continue.guard"] = False  # labels of the source play no part in a tournament
+    return settings
+
+
+def _mute(_text: str) -> None:
+    """Say nothing."""
+
+
+def _supervised_price(g: Ground, network: Backbone, spec: DataSpec, labels: int) -> dict[str, float]:
+    """What one step of training the network on so many labels costs."""
+    batch = min(BATCH, labels)
+    copy = fresh(network, 0)
+    data = replace(spec, num_classes=g.task.classes, multi_label=g.task.multi_label)
+    method = registry.build("objective", "supervised", copy, data, flip=g.task.flip, crop_min=0.6)
+    settings, _ = resolve_settings({"steps": 1000, "batch_size": batch, "seed": 0, "precision": "32"}, method.recipe,
+                                   max(2, labels), kind=copy.kind)
+    engine = Engine(method.train(), settings, make_fabric("32"))
+    method.to(engine.fabric.device)
+    part = g.task.train.subset(np.arange(batch))
+    sample = {"image": torch.from_numpy(as_stored(part, spec)), "label": torch.from_numpy(np.asarray(part.labels)),
+              "index": torch.arange(batch)}
+    sample = {k: v.to(engine.fabric.device) for k, v in sample.items()}
+    return {"flop": count_step(engine, sample, Step(0, 1000, 0)).total, "batch": batch,
+            "seconds": _time(lambda i: engine.run(sample, Step(i, 1000, 0)))}
+
+
+def _time(step: Callable[[int], Any]) -> float:
+    """Median seconds of a step, after three that warm up."""
+    taken: list[float] = []
+    begun = time.perf_counter()
+    for i in range(3 + TIMED):
+        mark = time.perf_counter()
+        step(i)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - mark)
+        if len(taken) > 3 and time.perf_counter() - begun > ENOUGH:
+            break
+    return float(np.median(taken[3:]))
+
+
+# -- pre-training ------------------------------------------------------------------------------------------------------
+
+def advance(root: Path, *, trial: int, seed: int, until: int, steps: int, final: bool) -> dict[str, Any]:
+    """Pre-train a trial up to a step of its schedule and score it on the validation part.
+
+    Args:
+        root: folder of the tournament.
+        trial: number of the trial.
+        seed: which seed.
+        until: step to pause at.
+        steps: length of the whole schedule.
+        final: also write the features of all labelled samples, train and test, for the exam.
+
+    Returns:
+        ``score``, ``validation`` (by evaluator and label budget), ``label_free``, seconds and steps of this stretch.
+    """
+    g = ground(root)
+    entry = g.plan["trials"][trial]
+    recipe = g.recipes[entry["recipe"]]
+    options = dict(entry["options"])
+    settings = _kept(g, recipe)
+    scale = options.pop(LR_SCALE, 1.0)
+    if scale != 1.0:
+        known = json.loads((root / "jobs" / f"probe-{recipe.name}.json").read_text(encoding="utf-8"))
+        settings["train.lr"] = known["lr"] * scale
+    run = root / "runs" / f"{entry['name']}-s{seed}"
+    before = _steps_done(run)
+    begun, cpu = time.perf_counter(), _cpu()
+    pretrain(entry.get("source") or g.plan["asked"]["source"], objective=recipe.objective, backbone=recipe.backbone,
+             out=run, steps=steps, seed=seed, settings={**settings, **options}, init=recipe.init, progress=False,
+             report=False, until=until)
+    seconds, spent = time.perf_counter() - begun, _cpu() - cpu
+    model = load_trained(run)
+    mark = time.perf_counter()
+    train_x = extract(model.backbone, g.task.train, model.spec)
+    if final:
+        save_arrays(features_file(root, run.name), train=train_x, test=extract(model.backbone, g.task.test, model.spec))
+    reading = time.perf_counter() - mark if final else 0.0
+    validation = validate(train_x, g.task, g.plan["readers"], seed)
+    pool = np.setdiff1d(np.arange(len(train_x)), g.task.held_out)
+    return {"score": overall(validation), "validation": validation, "steps": until, "done_here": until - before,
+            "wall_s": seconds, "cpu_s": spent, "read_s": reading,
+            "label_free": registry.build("evaluator", "label_free")(train_x[pool])}
+
+
+def _steps_done(run: Path) -> int:
+    names = [f.stem.removeprefix("step_") for f in (run / "checkpoints").glob("step_*.safetensors")]
+    return max((int(n) for n in names if n.isdecimal()), default=0)
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def validate(features: np.ndarray, task: Task, readers: Sequence[str], seed: int) -> dict[str, dict[str, float]]:
+    """Quality on the held-out part of the labelled training data: evaluator -> label budget -> quality.
+
+    Args:
+        features: (N, D) of all labelled training samples.
+        task: the task; its test part is not touched.
+        readers: evaluators.
+        seed: whose draws of labels are used.
+    """
+    y = np.asarray(task.train.labels)
+    out: dict[str, dict[str, float]] = {}
+    for name in readers:
+        judge = registry.build("evaluator", name)
+        for b, budget in enumerate(task.budgets):
+            found = [quality(judge(features[rows], y[rows], features[task.held_out], classes=task.classes, seed=seed),
+                             y[task.held_out]).mean() for rows in _draws(task, seed, b)]
+            out.setdefault(name, {})[str(budget)] = float(np.mean(found))
+    return out
+
+
+def _draws(task: Task, seed: int, budget: int) -> list[np.ndarray]:
+    rows = [draw[budget] for draw in task.subsets[seed]]
+    return rows[:1] if len(rows[0]) == len(task.train) - len(task.held_out) else rows
+
+
+def overall(validation: Mapping[str, Mapping[str, float]]) -> float:
+    """One number to rank by: the mean over label budgets of what the best evaluator makes of the features."""
+    budgets = next(iter(validation.values()))
+    return float(np.mean([max(scores[b] for scores in validation.values()) for b in budgets]))
+
+
+# -- training networks on labels ---------------------------------------------------------------------------------------
+
+def supervise(root: Path, *, name: str, budget: int, seed: int, steps: int, recipe: str,
+              run: str | None) -> dict[str, Any]:
+    """Train a recipe's network on labels, from scratch or from a run's weights, and keep its scores for the exam.
+
+    Args:
+        root: folder of the tournament.
+        name: file of the scores.
+        budget: number of the label budget.
+        seed: which seed.
+        steps: optimiser steps.
+        recipe: whose network it is.
+        run: name of the run whose weights are taken; None = from scratch.
+    """
+    g = ground(root)
+    begun, cpu = time.perf_counter(), _cpu()
+    if run is None:
+        made = json.loads((root / "jobs" / f"probe-{recipe}.json").read_text(encoding="utf-8"))["backbone"]
+        spec = g.source.spec
+        like = build_backbone(made["name"], channels=spec.channels, size=spec.size, **made["options"])
+        network = fresh(like, seed)
+    else:
+        model = load_trained(root / "runs" / run)
+        network, spec = model.backbone, model.spec
+    rows = g.task.subsets[seed][0][budget]
+    exam = root / "scores" / f".exam-{name}-{os.getpid()}.npy"
+    exam.parent.mkdir(parents=True, exist_ok=True)
+    held = g.task.train.subset(g.task.held_out)
+    try:
+        np.save(exam, np.concatenate([as_stored(held, spec), as_stored(g.task.test, spec)]), allow_pickle=False)
+        scores, seconds = train_and_score(Work(
+            {"name": network.name, "channels": network.channels, "size": network.size, "options": network.options},
+            {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
+            replace(spec, num_classes=g.task.classes, multi_label=g.task.multi_label),
+            as_stored(g.task.train.subset(rows), spec), np.asarray(g.task.train.labels)[rows], str(exam), steps, seed,
+            g.task.flip))
+    finally:
+        exam.unlink(missing_ok=True)
+    save_arrays(root / "scores" / f"{name}.npz", scores=scores)
+    return {"wall_s": time.perf_counter() - begun, "train_s": seconds, "cpu_s": _cpu() - cpu, "steps": steps,
+            "labels": len(rows)}
+
+
+# -- the exam ----------------------------------------------------------------------------------------------------------
+
+def exam(root: Path, *, name: str, kind: str, source: str, features: Sequence[str]) -> dict[str, Any]:
+    """Score features by every evaluator at every label budget, on the validation and on the test part.
+
+    Args:
+        root: folder of the tournament.
+        name: file of what comes out.
+        kind: ``"pretrained"`` or ``"control"``.
+        source: the arm: a recipe or a control.
+        features: runs, one a seed; or ``raw pixels``, ``image statistics``, ``untrained:RECIPE``, ``public:NAME``.
+    """
+    g = ground(root)
+    begun, cpu = time.perf_counter(), _cpu()
+    pairs = [p for words in features for p in _features(root, g, words)]
+    arms = feature_arms(source, kind, pairs, g.task, g.plan["readers"])
+    pool = np.setdiff1d(np.arange(len(g.task.train)), g.task.held_out)
+    free = [registry.build("evaluator", "label_free")(train[pool]) for train, _ in pairs]
+    return {"arms": save_arms(root / "scores" / f"{name}.npz", arms), "wall_s": time.perf_counter() - begun,
+            "cpu_s": _cpu() - cpu, "label_free": {k: float(np.mean([f[k] for f in free])) for k in free[0]}}
+
+
+def _features(root: Path, g: Ground, words: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    if words in ("raw pixels", "image statistics"):
+        reader = raw_pixels if words == "raw pixels" else image_statistics
+        return [(_read(g.task.train, reader), _read(g.task.test, reader))]
+    kind, colon, name = words.partition(":")
+    if colon and kind == "untrained":
+        made = json.loads((root / "jobs" / f"probe-{name}.json").read_text(encoding="utf-8"))["backbone"]
+        like = build_backbone(made["name"], channels=g.source.spec.channels, size=g.source.spec.size, **made["options"])
+        return [_extracted(fresh(like, seed), g.source.spec, g.task) for seed in range(len(g.task.subsets))]
+    if colon and kind == "public":
+        return [_extracted(*public_network(name, g.source.spec), g.task)]
+    with np.load(features_file(root, words), allow_pickle=False) as stored:
+        return [(stored["train"], stored["test"])]
+
+
+def _read(dataset: Dataset, reader: Callable[..., np.ndarray]) -> np.ndarray:
+    images = dataset.batch(np.arange(len(dataset)))["image"].float().numpy() / dataset.spec.scale
+    return np.asarray(reader(images), dtype=np.float32)
+
+
+def _extracted(backbone: Backbone, spec: DataSpec, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    return extract(backbone, task.train, spec), extract(backbone, task.test, spec)
+
+
+def public_network(name: str, spec: DataSpec) -> tuple[Backbone, DataSpec]:
+    """Somebody's weights with the statistics they expect: of the weights where they say so, else of the data.
+
+    Args:
+        name: a run or exported folder, ``timm:NAME`` or ``hf:NAME``.
+        spec: what the images look like.
+    """
+    if is_ours(name):
+        model = load_trained(name)
+        return model.backbone, model.spec
+    if not name.startswith(("timm:", "hf:")):
+        raise UsageError(f"'{name}' is neither a run nor public weights.", where="--public",
+                         fix="Write a run folder, timm:NAME or hf:NAME.")
+    network = build_backbone(name, channels=spec.channels, size=spec.size, pretrained=True)
+    stated = getattr(getattr(network, "model", None), "pretrained_cfg", None) or {}
+    mean, std = (tuple(map(float, stated.get(key) or ())) for key in ("mean", "std"))
+    if len(mean) == len(std) == spec.channels:
+        spec = replace(spec, mean=mean, std=std)
+    return network.eval(), spec
+
+
+def trained_arm(root: Path, label: str, kind: str, source: str, evaluator: str, budget: int,
+                names: Sequence[str], task: Task) -> Arm:
+    """An arm of networks trained on labels, one a seed, from the scores they left."""
+    scores = []
+    for name in names:
+        with np.load(root / "scores" / f"{name}.npz", allow_pickle=False) as stored:
+            scores.append([stored["scores"]])
+    return make_arm(label, kind, source, evaluator, task.budgets[budget], scores, task, time.perf_counter())
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+def features_file(root: Path, run: str) -> Path:
+    """Where the features of a run lie."""
+    return root / "features" / f"{run}.npz"
+
+
+def save_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """Write arrays so that a crash leaves the old file or the new one."""
+    with atomic_path(file) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+def save_arms(file: Path, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Write what every test sample got to ``file``; return the rest."""
+    save_arrays(file, **{f"quality_{i}": arm.quality for i, arm in enumerate(arms)})
+    return [{k: v for k, v in vars(arm).items() if k != "quality"} for arm in arms]
+
+
+def load_arms(file: Path, rows: Sequence[Mapping[str, Any]]) -> list[Arm]:
+    """The arms :func:`save_arms` wrote."""
+    with np.load(file, allow_pickle=False) as stored:
+        return [Arm(quality=stored[f"quality_{i}"], **row) for i, row in enumerate(rows)]
