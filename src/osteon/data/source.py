@@ -18,6 +18,7 @@ from osteon.data.arrays import list_arrays, list_digits, list_hub
 from osteon.data.build import Progress, check_skipped, decode_images, plan_images
 from osteon.data.dataset import Dataset, make_spec
 from osteon.data.folders import list_folder
+from osteon.data.ids import restrict, split_ids
 from osteon.data.listing import Listing, Skipped, digest, encode_labels, raw_bytes
 from osteon.data.tables import list_csv, list_parquet, parquet_files
 from osteon.modalities.image import MAX_PIXELS, RULES, measure, scale_of
@@ -25,7 +26,7 @@ from osteon.parts.types import DataSpec
 
 #: What a source may be, for messages.
 KINDS = ("a folder of images, a folder with a subfolder a class, a csv or parquet manifest, parquet files, .npy, .npz, "
-         "digits, or hf:NAME; a part of it as SOURCE:SPLIT")
+         "digits, or hf:NAME; a part of it as SOURCE:SPLIT, and the samples of a list as SOURCE@ids.csv")
 
 
 def open_source(source: str | Path | Dataset, *, size: int | None = None, limit: int | None = None,
@@ -34,7 +35,8 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
     """Read a source into a Dataset: everything is decoded once by stated rules and then memory-mapped from a cache.
 
     Args:
-        source: a path, a name, or a Dataset (returned as it is); ``SOURCE:SPLIT`` takes one part.
+        source: a path, a name, or a Dataset (returned as it is); ``SOURCE:SPLIT`` takes one part, ``SOURCE@ids.csv``
+            the samples whose ids a file lists (what ``osteon select`` writes).
         size: side in pixels of the square images; chosen by rule and noted when None.
         limit: use at most so many images, drawn at random (the same ones every time).
         max_skipped: share of unreadable images above which this fails.
@@ -93,6 +95,9 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
 
 def list_source(source: str) -> Listing:
     """What a source holds, without decoding anything. Raises DataError when it is not recognised."""
+    whole, ids = split_ids(source)
+    if ids is not None:
+        return restrict(list_source(whole), ids, source)
     name, split = _parse(source)
     if name == "digits" and not Path(name).exists():
         return list_digits(split)
