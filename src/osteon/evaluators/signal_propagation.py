@@ -1,0 +1,66 @@
+"""Signal propagation: how mean and variance of activations move from block to block.
+
+Brock, De & Smith 2021, "Characterizing signal propagation to close the performance gap in unnormalized ResNets",
+arXiv:2101.08692, section 3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from osteon.core.errors import UsageError
+from osteon.parts.taps import taps
+
+_BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers?\d*|stages)\.\d+$")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """After one block: mean squared channel mean, mean channel variance, and variance of what the block added.
+
+    ``branch`` is None where the block changes the shape, so that the shortcut is not the input itself.
+    """
+
+    name: str
+    squared_mean: float
+    variance: float
+    branch: float | None
+
+
+def block_names(network: nn.Module) -> list[str]:
+    """Names of the blocks in order: of ViTs, ResNets, and the usual timm and transformers models; innermost ones."""
+    found = [name for name, _ in network.named_modules() if _BLOCK.search(name)]
+    inner = [name for name in found if not any(other.startswith(name + ".") for other in found)]
+    if not inner:
+        raise UsageError("No blocks were recognised in this network.", where=type(network).__name__,
+                         fix="Name them: blocks.0, layer1.0, stages.0 ...")
+    return inner
+
+
+@torch.no_grad()
+def signal_propagation(network: nn.Module, x: Tensor, names: Sequence[str] | None = None) -> list[Signal]:
+    """One forward pass of ``x`` (B, C, H, W); the paper uses standard normal noise, at initialisation.
+
+    Statistics are over samples and positions; the squared mean is 0 and the variance 1 for a normalised signal.
+    """
+    names = block_names(network) if names is None else list(names)
+    with taps(network, names) as out, taps(network, names, kind="input") as before:
+        network(x)
+    rows = []
+    for name in names:
+        after, entered = _channels(out[name]), _channels(before[name])
+        same = out[name].shape == before[name].shape
+        rows.append(Signal(name, float(after.mean(0).square().mean()), float(after.var(0, correction=0).mean()),
+                           float((after - entered).var(0, correction=0).mean()) if same else None))
+    return rows
+
+
+def _channels(x: Tensor) -> Tensor:
+    """(B, C, H, W), (B, N, D) or (B, D) -> (rows, channels) float64."""
+    x = x.double()
+    return x.movedim(1, -1).reshape(-1, x.shape[1]) if x.dim() == 4 else x.reshape(-1, x.shape[-1])
