@@ -50,13 +50,13 @@ def test_pretrain_passes_every_option(verb):
     pretrain = verb("pretrain", Path("runs/a"))
     assert run("pretrain", "photos", "--objective", "mae", "--backbone", "vit_tiny", "--out", "runs/a", "--steps", "7",
                "--batch-size", "64", "--accumulate", "2", "--precision", "bf16", "--seed", "3", "--set", "ratio=0.5",
-               "--set", "norm-pix=false", "--config", "c.yaml", "--init", "timm:x", "--logger", "jsonl, tensorboard",
-               "--quiet") == 0
+               "--set", "norm-pix=false", "--config", "c.yaml", "--init", "timm:x", "--guard", "v.csv",
+               "--logger", "jsonl, tensorboard", "--quiet") == 0
     assert pretrain.args == ("photos",)
     assert pretrain.options == {
         "objective": "mae", "backbone": "vit_tiny", "out": "runs/a", "steps": 7, "epochs": None, "batch_size": 64,
         "accumulate": 2, "precision": "bf16", "seed": 3, "settings": {"ratio": 0.5, "norm_pix": False},
-        "config": "c.yaml", "init": "timm:x", "loggers": ("jsonl", "tensorboard"), "progress": False}
+        "config": "c.yaml", "init": "timm:x", "guard": "v.csv", "loggers": ("jsonl", "tensorboard"), "progress": False}
 
 
 def test_evaluate_passes_every_option_and_prints_json(verb, capsys):
@@ -85,6 +85,7 @@ def test_embed_export_demo_pass_their_options(verb, capsys):
 @pytest.mark.parametrize(("name", "words"), [
     ("pretrain", ["s", "--out", "o"]), ("embed", ["r", "s", "--out", "o"]),
     ("evaluate", ["r", "--train", "a", "--test", "b", "--json"]), ("export", ["r", "--out", "o"]), ("demo", []),
+    ("plan", ["s", "--json"]), ("staged", ["s", "--stages", "mae:1,mae:2", "--out", "o", "--json"]),
 ])
 def test_shell_and_python_have_the_same_names_and_defaults(verb, name, words):
     real = getattr(__import__("osteon"), name)
@@ -159,7 +160,8 @@ def test_methods_lists_shows_and_serialises(capsys):
     assert run("methods", "simclr", "--json") == 0
     cards = json.loads(capsys.readouterr().out)
     assert cards[0]["name"] == "simclr" and set(cards[0]) == {
-        "kind", "name", "summary", "papers", "modalities", "differs", "rows", "backbones", "labels", "cost", "options"}
+        "kind", "name", "summary", "papers", "modalities", "differs", "rows", "backbones", "labels", "cost", "options",
+            "evidence"}
     assert {"name": "temperature", "type": "float", "default": 0.1, "required": False}.items() <= next(
         o for o in cards[0]["options"] if o["name"] == "temperature").items()
     assert run("methods", "--paper", "411", "--json") == 0

@@ -14,15 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from osteon.verbs._model import load_trained as load
+    from osteon.verbs.adapt import adapt
+    from osteon.verbs.analyse import analyse
+    from osteon.verbs.compare import compare
+    from osteon.verbs.compress import compress
+    from osteon.verbs.continual import continual
     from osteon.verbs.demo import demo
     from osteon.verbs.embed import embed
     from osteon.verbs.evaluate import evaluate
     from osteon.verbs.export import export
+    from osteon.verbs.merge import merge
     from osteon.verbs.methods import methods
+    from osteon.verbs.plan import plan
     from osteon.verbs.pretrain import pretrain
+    from osteon.verbs.select import select
+    from osteon.verbs.staged import staged
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "demo", "embed", "evaluate", "export", "load", "methods", "pretrain"]
+__all__ = ["__version__", "adapt", "analyse", "compare", "compress", "continual", "demo", "embed", "evaluate",
+           "export", "load", "merge", "methods", "plan", "pretrain", "select", "staged"]
 
 #: what is not ``osteon.verbs.<name>.<name>``
 _ELSEWHERE = {"load": ("osteon.verbs._model", "load_trained")}

@@ -88,3 +88,66 @@ def test_a_source_is_not_needed_to_export(tmp_path, archive):
     mean = open_source(source).spec.mean
     source.unlink()
     assert osteon.load(export(out, out=tmp_path / "backbone")).spec.mean == mean
+
+
+ALONE = {
+    "timm": "import timm; made = timm.create_model('local-dir:' + sys.argv[1] + '/timm', pretrained=True).eval()",
+    "torch.export": "made = torch.export.load(sys.argv[1] + '/program.pt2').module()",
+    "hub-folder": "made = torch.export.load(sys.argv[1] + '/program.pt2').module()"}
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    return pretrain("digits:train", out=tmp_path_factory.mktemp("runs") / "vit", **{
+        "objective": "simclr", "backbone": "vit_tiny", "steps": 2, "batch_size": 16, "progress": False, "report": False,
+        "settings": {"backbone.pool": "cls", "backbone.registers": 1, "backbone.layer_scale": 0.1, "limit": 64}})
+
+
+@pytest.mark.parametrize("form", list(ALONE))
+def test_other_programs_reload_it_in_a_fresh_process(tmp_path, vit, form):
+    folder = export(vit, out=tmp_path / "out", format=form)
+    x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    np.save(tmp_path / "x.npy", x.numpy())
+    code = (f"import sys, numpy as np, torch; {ALONE[form]}\nx = torch.from_numpy(np.load(sys.argv[2]))\n"
+            "np.save(sys.argv[3], made(x).detach().numpy())\n"
+            "assert not any(n.startswith('osteon') for n in sys.modules)")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(folder), str(tmp_path / "x.npy"),
+                    str(tmp_path / "y.npy")], check=True, cwd=tmp_path)
+    with torch.no_grad():
+        wanted = load_trained(vit).backbone(x).pooled.numpy()
+    assert np.abs(np.load(tmp_path / "y.npy") - wanted).max() < 1e-5
+    assert osteon.load(folder).meta["class_names"] == [str(i) for i in range(10)]
+    if form == "timm":
+        told = json.loads((folder / "timm" / "config.json").read_text())
+        assert told["label_names"] == [str(i) for i in range(10)]
+        assert told["pretrained_cfg"]["mean"] == list(load_trained(vit).spec.mean)
+
+
+def test_a_program_holds_no_pickle(tmp_path, trained):
+    import zipfile
+
+    folder = export(trained, out=tmp_path / "out", format="torch.export")
+    with zipfile.ZipFile(folder / "program.pt2") as file:
+        assert not any(file.read(name)[:2] == b"\x80\x02" or file.read(name)[:4] == b"PK\x03\x04"
+                       for name in file.namelist())
+
+
+def test_a_hub_folder_tells_where_it_comes_from_and_what_it_scores(tmp_path, trained):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    text = (export(copy, out=tmp_path / "bare", format="hub-folder") / "README.md").read_text()
+    assert "Not evaluated" in text and "`digits:train`" in text and "- random" in text and "`program.pt2`" in text
+    assert "license: unknown" in text and "0, 1, 2, 3" in text and "for 4 steps" in text
+    (copy / "evaluation.json").write_text(json.dumps({
+        "metric": "accuracy", "test_samples": 99, "verdict": {"sentence": "It paid."},
+        "arms": [{"name": "simclr", "kind": "pretrained", "budget": "all", "mean": 0.5, "low": 0.4, "high": 0.6}]}))
+    text = (export(copy, out=tmp_path / "scored", format="hub-folder") / "README.md").read_text()
+    assert "| simclr | pretrained | all | 50.0 [40.0, 60.0] |" in text and "It paid." in text
+
+
+def test_what_timm_has_no_name_for_is_refused_before_anything_is_written(tmp_path, trained):
+    with pytest.raises(UsageError, match="no network like resnet_tiny"):
+        export(trained, out=tmp_path / "backbone", format="timm")
+    assert not (tmp_path / "backbone").exists()

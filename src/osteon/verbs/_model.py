@@ -15,6 +15,8 @@ from osteon.backbones import Backbone, build_backbone
 from osteon.core.errors import DataError, UsageError
 from osteon.core.run import RunFolder
 from osteon.data import Dataset
+from osteon.parts.adapter import Adapter
+from osteon.parts.surgery import apply_edits, edits_of
 from osteon.parts.types import DataSpec
 
 
@@ -27,20 +29,27 @@ class Trained:
         spec: data specification whose statistics and size it was trained with.
         meta: everything stored beside the weights.
         name: what to call it in tables.
+        adapter: of an adapted run, the adapter with its head (``adapter(images)`` gives logits), else None.
     """
 
     backbone: Backbone
     spec: DataSpec
     meta: dict[str, Any]
     name: str
+    adapter: Adapter | None = None
 
 
 def save_trained(run: RunFolder, backbone: Backbone, spec: DataSpec, meta: dict[str, Any]) -> None:
     """Write ``model.safetensors``: weights, backbone recipe, data statistics and size."""
     state = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
-    run.save_model(state, {"backbone": {"name": backbone.name, "options": backbone.options,
-                                        "channels": backbone.channels, "size": backbone.size},
-                           "data": asdict(spec), **meta})
+    run.save_model(state, {"backbone": recipe_of(backbone), "data": asdict(spec), **meta})
+
+
+def recipe_of(backbone: Backbone) -> dict[str, Any]:
+    """What builds the network again, without its weights; JSON-ready."""
+    made = {"name": backbone.name, "options": backbone.options, "channels": backbone.channels, "size": backbone.size}
+    edits = edits_of(backbone)
+    return {**made, "edits": edits} if edits else made
 
 
 def is_ours(source: str | Path) -> bool:
@@ -64,9 +73,14 @@ def load_trained(source: str | Path) -> Trained:
     if not path.is_dir():
         raise UsageError(f"There is no run folder at {path}.", where=str(path),
                          fix="Give the folder that `osteon pretrain --out` wrote.")
+    if (path / "delta.safetensors").is_file():
+        from osteon.verbs._adapt_store import load_adapted
+
+        return load_adapted(path)
     state, meta = RunFolder(path).load_model()
     made = meta["backbone"]
     backbone = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
+    apply_edits(backbone, made.get("edits", []))
     backbone.load_state_dict(state)
     return Trained(backbone.eval(), spec_from(meta["data"]), meta, path.name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,17 @@ import torch
 from osteon.core.atomic import write_text
 from osteon.core.errors import MissingExtra, UsageError, nearest
 from osteon.core.tensorfile import write_tensors
-from osteon.verbs._model import load_trained
+from osteon.parts.surgery import tensors_of
+from osteon.verbs._compress_program import TOLERANCE, Pooled, write_program
+from osteon.verbs._export_hub import model_card
+from osteon.verbs._export_timm import timm_form, write_timm
+from osteon.verbs._model import Trained, load_trained, recipe_of
 
-FORMATS = ("safetensors", "onnx")
-#: largest difference allowed between the backbone and its exported form, on normalised input
-TOLERANCE = 1e-5
+FORMATS = ("safetensors", "timm", "onnx", "torch.export", "hub-folder")
+#: what the files of an exported folder are
+FILES = {"model.safetensors": "weights, read by osteon.load", "config.json": "architecture, preprocessing, label names",
+         "program.pt2": "the network as a program: torch.export.load(...).module()(images) gives features",
+         "model.onnx": "the network for onnxruntime: images in, features out", "timm": "a folder for timm's local-dir:"}
 
 
 def export(run: str | Path, *, out: str | Path, format: str = "safetensors") -> Path:  # noqa: A002
@@ -24,10 +31,12 @@ def export(run: str | Path, *, out: str | Path, format: str = "safetensors") -> 
 
     Args:
         run: run folder.
-        out: folder to write.
-        format: ``safetensors``: ``model.safetensors`` and ``config.json``, read back by :func:`osteon.load`; ViT keys
-            are timm's and ResNet keys torchvision's, so that those libraries load them too. ``onnx``: also
-            ``model.onnx``, images in, pooled features out, any batch size (needs the extra ``onnx``).
+        out: folder to write. Whatever the format, it holds ``model.safetensors`` and ``config.json`` with preprocessing
+            and label names, read back by :func:`osteon.load`; ViT keys are timm's and ResNet keys torchvision's.
+        format: ``safetensors``: nothing else. ``timm``: also ``timm/``, for ``timm.create_model("local-dir:...")``.
+            ``onnx``: also ``model.onnx``, images in, pooled features out, any batch size (needs the extra ``onnx``).
+            ``torch.export``: also ``program.pt2``, the same for plain PyTorch. ``hub-folder``: that and ``README.md``,
+            a model card from what the run recorded: data, licences, initial weights, scores with intervals.
 
     Returns:
         The folder.
@@ -39,37 +48,37 @@ def export(run: str | Path, *, out: str | Path, format: str = "safetensors") -> 
         raise UsageError(f"Unknown format '{format}'.{nearest(format, FORMATS)}", where="--format",
                          fix=f"Use one of {', '.join(FORMATS)}.")
     trained = load_trained(run)
+    backbone, spec = trained.backbone, trained.spec
+    if format == "timm":
+        timm_form(backbone)  # refuses before anything is written
     folder = Path(out)
+    tensors = tensors_of(backbone)  # refused where the network has no weights of its own, before anything is written
     folder.mkdir(parents=True, exist_ok=True)
-    made = {"name": trained.backbone.name, "options": trained.backbone.options,
-            "channels": trained.backbone.channels, "size": trained.backbone.size}
-    meta = {**trained.meta, "backbone": made, "data": asdict(trained.spec)}
-    state = {k: v.detach().cpu().contiguous() for k, v in trained.backbone.state_dict().items()}
-    write_tensors(folder / "model.safetensors", state, meta)
-    spec = trained.spec
-    write_text(folder / "config.json", json.dumps({
-        "architecture": made, "width": trained.backbone.dim,
-        "preprocessing": {"size": spec.size, "channels": spec.channels, "divide_by": spec.scale,
-                          "mean": list(spec.mean), "std": list(spec.std), "resize": "bilinear, antialias",
-                          "order": "divide, resize, subtract mean, divide by std"},
-        "class_names": trained.meta.get("class_names", []), "objective": trained.meta.get("objective"),
-        "trained_on": {"source": trained.meta.get("source"), "fingerprint": trained.meta.get("fingerprint")}},
-        indent=2) + "\n")
+    write_tensors(folder / "model.safetensors", tensors,
+                  {**trained.meta, "backbone": recipe_of(backbone), "data": asdict(spec)})
+    write_text(folder / "config.json", json.dumps(_config(trained), indent=2) + "\n")
     if format == "onnx":
-        _onnx(folder / "model.onnx", trained.backbone, spec.channels, spec.size)
+        _onnx(folder / "model.onnx", backbone, spec.channels, spec.size)
+    elif format == "timm":
+        write_timm(folder / "timm", backbone, spec, trained.meta.get("class_names", []))
+    elif format != "safetensors":
+        write_program(folder / "program.pt2", backbone, spec.channels, spec.size)
+    if format == "hub-folder":
+        files = {name: what for name, what in FILES.items() if (folder / name).exists()}
+        write_text(folder / "README.md", model_card(Path(run), trained, files))
     return folder
 
 
-class _Pooled(torch.nn.Module):
-    """Only the pooled features, which is what an exported graph returns."""
-
-    def __init__(self, backbone: torch.nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, S, S) normalised -> (B, D)."""
-        return self.backbone(x).pooled
+def _config(trained: Trained) -> dict[str, Any]:
+    """What ``config.json`` says."""
+    spec, meta = trained.spec, trained.meta
+    return {
+        "architecture": recipe_of(trained.backbone), "width": trained.backbone.dim,
+        "preprocessing": {"size": spec.size, "channels": spec.channels, "divide_by": spec.scale,
+                          "mean": list(spec.mean), "std": list(spec.std), "resize": "bilinear, antialias",
+                          "order": "divide, resize, subtract mean, divide by std"},
+        "class_names": meta.get("class_names", []), "objective": meta.get("objective"),
+        "trained_on": {"source": meta.get("source"), "fingerprint": meta.get("fingerprint")}}
 
 
 def _onnx(path: Path, backbone: torch.nn.Module, channels: int, size: int) -> None:
@@ -79,7 +88,7 @@ def _onnx(path: Path, backbone: torch.nn.Module, channels: int, size: int) -> No
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtra("onnx, onnxscript and onnxruntime", "onnx", why="Exporting to ONNX") from error
-    model = _Pooled(backbone).eval()
+    model = Pooled(backbone).eval()
     batch = torch.export.Dim("batch", min=1)
     torch.onnx.export(model, (torch.randn(2, channels, size, size),), str(path), input_names=["image"],
                       output_names=["features"], dynamic_shapes=({0: batch},), dynamo=True, verbose=False)
