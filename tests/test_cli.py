@@ -86,6 +86,10 @@ def test_embed_export_demo_pass_their_options(verb, capsys):
     ("pretrain", ["s", "--out", "o"]), ("embed", ["r", "s", "--out", "o"]),
     ("evaluate", ["r", "--train", "a", "--test", "b", "--json"]), ("export", ["r", "--out", "o"]), ("demo", []),
     ("plan", ["s", "--json"]), ("staged", ["s", "--stages", "mae:1,mae:2", "--out", "o", "--json"]),
+    ("compare", ["s", "--train", "a", "--test", "b", "--out", "o", "--json"]),
+    ("select", ["s", "--method", "random", "--budget", "1", "--out", "o", "--json"]),
+    ("analyse", ["r", "s", "--json"]),
+    ("continual", ["r", "--train", "a", "--test", "b", "--json"]),
 ])
 def test_shell_and_python_have_the_same_names_and_defaults(verb, name, words):
     real = getattr(__import__("osteon"), name)
@@ -165,7 +169,7 @@ def test_methods_lists_shows_and_serialises(capsys):
     assert {"name": "temperature", "type": "float", "default": 0.1, "required": False}.items() <= next(
         o for o in cards[0]["options"] if o["name"] == "temperature").items()
     assert run("methods", "--paper", "411", "--json") == 0
-    assert [card["name"] for card in json.loads(capsys.readouterr().out)] == ["simclr"]
+    assert [card["name"] for card in json.loads(capsys.readouterr().out)] == ["simclr", "ssld"]
     assert run("methods", "no such thing", "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
 

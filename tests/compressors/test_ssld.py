@@ -95,9 +95,9 @@ def test_the_student_comes_to_agree_with_its_teacher():
 
     def fit(objective, recipe):
         batch = data.stored(torch.arange(24).numpy())
-        seen.append(float(objective(batch, Step(0, 1)).total))
+        seen.append(float(objective(batch, Step(0, 1)).total.detach()))
         fit_on(data, 60, 5e-3)(objective, recipe)
-        seen.append(float(objective.eval()(batch, Step(0, 1)).total))
+        seen.append(float(objective.eval()(batch, Step(0, 1)).total.detach()))
 
     small = method(net, Budget("params", 0.5), data, fit)
     assert seen[1] < 0.5 * seen[0] and small.dim < net.dim

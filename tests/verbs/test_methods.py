@@ -28,7 +28,7 @@ def test_filters_narrow_and_combine():
     everything = osteon.methods()
     assert {card.kind for card in osteon.methods(kind="evaluator")} == {"evaluator"}
     assert 0 < len(osteon.methods("view", kind="objective")) < len(osteon.methods(kind="objective")) < len(everything)
-    assert [card.name for card in osteon.methods(paper=411)] == ["simclr"]
+    assert [card.name for card in osteon.methods(paper=411, kind="objective")] == ["simclr"]
     assert osteon.methods("no-such-thing-anywhere") == []
 
 

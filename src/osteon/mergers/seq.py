@@ -42,7 +42,7 @@ class Seq(Continual):
 
     Args:
         head: ``"cosine"`` or ``"linear"``.
-        warmup_epochs: passes over the first task in which the backbone trains too.
+        warmup_epochs: passes over the first task in which the backbone trains too; -1: 3, or all where there are fewer.
         epochs: passes over every task.
         preallocate: make the classifiers of all tasks at the start and let them answer (wrongly) from then on.
         scale: factor of the cosines; 1 as in the paper, where the loss is far from 0 even for sure answers.
@@ -51,14 +51,15 @@ class Seq(Continual):
         batch_size: samples a step.
     """
 
-    def __init__(self, *, head: Literal["cosine", "linear"] = "cosine", warmup_epochs: int = 3, epochs: int = 10,
+    def __init__(self, *, head: Literal["cosine", "linear"] = "cosine", warmup_epochs: int = -1, epochs: int = 10,
                  preallocate: bool = False, scale: float = 1.0, lr_encoder: float = 1e-5,
                  lr_classifier: float = 1e-3, batch_size: int = 4) -> None:
         if head not in ("cosine", "linear"):
             raise UsageError(f"There is no head {head!r}.", where="head", fix="Use cosine or linear.")
-        if epochs < 1 or not 0 <= warmup_epochs <= epochs or batch_size < 2 or min(scale, lr_classifier) <= 0:
-            raise UsageError("epochs >= 1, 0 <= warmup_epochs <= epochs, batch_size >= 2, scale and rates positive.",
-                             where="seq")
+        if epochs < 1 or not -1 <= warmup_epochs <= epochs or batch_size < 2 or min(scale, lr_classifier) <= 0:
+            raise UsageError(f"epochs is at least 1, warmup_epochs at most epochs ({warmup_epochs} of {epochs} here), "
+                             "batch_size at least 2; scale and rates are positive.", where="seq")
+        warmup_epochs = min(3, epochs) if warmup_epochs < 0 else warmup_epochs
         self.head, self.warmup_epochs, self.epochs, self.preallocate = head, warmup_epochs, epochs, preallocate
         self.scale, self.lr_encoder, self.lr_classifier = scale, lr_encoder, lr_classifier
         self.batch_size = batch_size

@@ -1,0 +1,155 @@
+"""What looks at a backbone: embed, evaluate, compare, analyse."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from osteon.cli._common import Run, Source, app, call, done, label_count, show, show_json, words_of
+
+
+@app.command(epilog="Example: osteon embed runs/simclr photos/ --out features/")
+def embed(
+    run: Run,
+    source: Source,
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for features.npy (memory-mapped) and the sample ids.",
+                                     show_default=False)],
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; changes speed and memory only.")] = 256,
+) -> None:
+    """Write the features of a source to disk.
+
+    One row a sample, memory-mapped, with the sample ids beside.
+    """
+    done(call("embed", run, source, out=out, batch_size=batch_size))
+
+
+@app.command(epilog="Example: osteon evaluate runs/simclr --train train.csv --test test.csv --label-budget 10,100,all")
+def evaluate(
+    run: Annotated[list[str], typer.Argument(metavar="RUN", show_default=False,
+                                             help="A run folder, or several: runs of one objective and backbone are "
+                                                  "seeds of one recipe.")],
+    train: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source the scores are fitted on.",
+                                       show_default=False)],
+    test: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source they are measured on. Nothing is ever "
+                                      "fitted here.", show_default=False)],
+    metrics: Annotated[str, typer.Option(help="Comma-separated: see 'osteon methods --kind evaluator'; "
+                                         "fine_tune trains the whole network.")] = "knn,ncm,linear_probe",
+    label_budget: Annotated[str, typer.Option(help="Comma-separated numbers of labelled samples, and "
+                                              "all.")] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of the labelled subset and of the controls' weights: what "
+                                       "intervals are taken over.")] = 3,
+    scratch_steps: Annotated[int | None, typer.Option(min=0, help="Steps of training from scratch and of fine-tuning; "
+                                                      "0: none. Default: as many as pre-training took.")] = None,
+    leaks: Annotated[str, typer.Option(help="When copies of test samples occur in the training or pre-training data: "
+                                       "error, drop them from the test, or allow.")] = "error",
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for evaluation.json and the report. "
+                                            "Default: the run folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every score, its interval and the "
+                                       "controls.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Score a run beside automatic controls.
+
+    The controls are raw pixels, the untrained backbone, and training from scratch on the same labels.
+    """
+    budgets = tuple(label_count(word) for word in words_of(label_budget))
+    result = call("evaluate", run if len(run) > 1 else run[0], train=train, test=test, metrics=words_of(metrics),
+                   label_budget=budgets, seeds=seeds, scratch_steps=scratch_steps, leaks=leaks, out=out,
+                   progress=not quiet)
+    if json:
+        show_json(result)
+    else:
+        from osteon.verbs.evaluate import summary
+
+        show(summary(result))
+        done(result["report"])
+
+
+@app.command(epilog="Example: osteon compare photos/ --train train.csv --test test.csv --recipes simclr,mae,spark "
+                   "--budget 10m --out runs/compare")
+def compare(
+    source: Source,
+    train: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source; a part of it is held out to choose "
+                                       "on.", show_default=False)],
+    test: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source that is looked at once, at the end.",
+                                      show_default=False)],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the tournament. The same command on an existing "
+                                     "one goes on, also from several processes.", show_default=False)],
+    recipes: Annotated[str, typer.Option(help="Comma-separated objectives, or package.module:function; all; auto, the "
+                                         "large families; or a YAML file of recipes.")] = "auto",
+    budget: Annotated[str, typer.Option(help="What one arm may spend on one seed, adaptation included: 10m, 5e15flop "
+                                        "or 2000steps.")] = "2000steps",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each recipe in the final.")] = 3,
+    metrics: Annotated[str, typer.Option(help="Comma-separated evaluators that read labels, and "
+                                         "fine_tune.")] = "knn,linear_probe",
+    label_budget: Annotated[str, typer.Option(help="Comma-separated numbers of labelled samples, and "
+                                              "all.")] = "all",
+    public: Annotated[str, typer.Option(metavar="NAME,...", help="Run folders, timm:NAME or hf:NAME that take part "
+                                        "with frozen features.")] = "",
+    control: Annotated[str, typer.Option(help="self: also each recipe pre-trained on the images of --train "
+                                         "alone.")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting for every recipe that "
+                                                   "knows it, as in pretrain; repeat it for more.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Most combinations of searched options a recipe.")] = 3,
+    finalists: Annotated[int, typer.Option(min=1, help="Most recipes in the final.")] = 6,
+    engine: Annotated[str, typer.Option(help="Who does the work: local, slurm or ray.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, or jobs at once. Default: one a core.")] = None,
+    leaks: Annotated[str, typer.Option(help="When copies of test samples occur in SOURCE or --train: error, drop them "
+                                       "from the test, or allow.")] = "error",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the table and the verdict.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Does pre-training pay here?
+
+    Recipes against each other and against controls, at equal compute, on your own data. The answer may be no.
+    """
+    from osteon.core.options import parse_settings
+
+    budgets = tuple(label_count(word) for word in words_of(label_budget))
+    result = call("compare", source, train=train, test=test, recipes=recipes, budget=budget, seeds=seeds, out=out,
+                   metrics=words_of(metrics), label_budget=budgets, public=words_of(public), control=words_of(control),
+                   settings=parse_settings(set_ or []), trials=trials, finalists=finalists, engine=engine,
+                   workers=workers, leaks=leaks, progress=not quiet)
+    if json:
+        show_json(result)
+    else:
+        from osteon.verbs.compare import table
+
+        show(table(result))
+        done(result["report"])
+
+
+@app.command(epilog="Example: osteon analyse runs/simclr photos/ --against runs/mae --ood other/")
+def analyse(
+    run: Run,
+    source: Source,
+    only: Annotated[str, typer.Option(help="Comma-separated: spectrum, cka, linearity, utilised_rank, "
+                                      "signal_propagation, layer_masking, projection_head, ood, intrinsic_dimension. "
+                                      "Default: all but the last, which trains networks.")] = "",
+    against: Annotated[str | None, typer.Option(metavar="RUN", help="Another run, compared layer by layer.")] = None,
+    ood: Annotated[str | None, typer.Option(metavar="SOURCE", help="Samples unlike SOURCE, to be told apart.")] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Use at most so many samples.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="directions=[10,20], "
+                                                   "fit_epochs=20 (intrinsic_dimension).")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for analysis.json and analysis.html. Default: "
+                                            "the run folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every finding.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Look inside a run: what is healthy, and what is not.
+
+    Every finding stands beside its threshold and where that comes from.
+    """
+    from osteon.core.options import parse_settings
+
+    result = call("analyse", run, source, only=words_of(only), against=against, ood=ood, samples=samples, seed=seed,
+                   out=out, settings=parse_settings(set_ or []), progress=not quiet)
+    if json:
+        show_json(result)
+        return
+    from osteon.verbs.analyse import summary
+
+    show(summary(result))
+    done(result["report"])
