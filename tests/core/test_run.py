@@ -83,9 +83,11 @@ def test_damaged_config_is_refused(tmp_path):
 
 HOLD = """
 import sys, time, os
+if sys.argv[2] == "late":  # runs before the lock's own handler: a child that is slow to begin
+    os.register_at_fork(after_in_child=lambda: time.sleep(0.7))
 from osteon.core.run import RunFolder
 with RunFolder(sys.argv[1]).lock():
-    if sys.argv[2] == "fork" and os.fork() == 0:
+    if sys.argv[2] != "plain" and os.fork() == 0:
         time.sleep(5)
         os._exit(0)
     print("held", flush=True)
@@ -99,7 +101,7 @@ def holder(path, mode="plain"):
     return process
 
 
-@pytest.mark.parametrize("mode", ["plain", "fork"])
+@pytest.mark.parametrize("mode", ["plain", "fork", "late"])
 def test_a_living_holder_is_named_and_a_killed_one_is_replaced(tmp_path, mode):
     process = holder(tmp_path, mode)
     try:

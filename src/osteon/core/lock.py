@@ -38,7 +38,15 @@ def take(file: Path) -> int:
 
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for last in (*([False] * 40), True):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # A child forked a moment before its parent was killed holds the lock until it has begun to run.
+                if last or not _is_dead(file):
+                    raise
+                time.sleep(0.05)
     except BlockingIOError:
         holder = _holder(file)
         os.close(handle)
@@ -62,6 +70,20 @@ def release(handle: int) -> None:
         _HELD.discard(handle)
         os.ftruncate(handle, 0)
         os.close(handle)
+
+
+def _is_dead(file: Path) -> bool:
+    """Whether the process that wrote itself into the lock was one of this machine and is gone."""
+    try:
+        note = json.loads(file.read_text(encoding="utf-8"))
+        if note["host"] != socket.gethostname():
+            return False
+        os.kill(int(note["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return False
 
 
 def _holder(file: Path) -> str:
