@@ -5,7 +5,7 @@ from torch import nn
 
 from osteon.compressors.int8 import Int8, codes_of, harm, quantised
 from osteon.parts.calibration import Moments
-from osteon.parts.compressor import Budget
+from osteon.parts.compressor import Budget, file_bytes
 from osteon.parts.surgery import edits_of
 from tests.contracts.compressor_kit import calibration, network
 
@@ -57,6 +57,8 @@ def test_layers_leave_in_the_order_of_harm_and_no_more_than_needed():
     first, then = edits_of(few)[0]["layers"], edits_of(many)[0]["layers"]
     assert then[:len(first)] == first and len(first) < len(then)
     layers = Int8().layers(net)
+    limit = 0.5 * file_bytes(net)
+    assert file_bytes(many) <= limit < file_bytes(many) + 3 * layers[then[-1]].weight.numel()
     moments = data.moments(net, layers)
     assert first == sorted(layers, key=lambda n: harm(layers[n], moments[n]))[:len(first)]
     x = next(data.batches())

@@ -47,7 +47,7 @@ def test_the_teacher_gets_no_gradient_and_labels_play_no_part():
     loss = task({**batch, "label": torch.arange(8)}, Step(0, 1)).total
     loss.backward()
     assert torch.equal(loss, task(batch, Step(0, 1)).total)
-    assert all(p.grad is None for c in task.companions() for p in c.parameters())
+    assert all(p.grad is None and not p.requires_grad for c in task.companions() for p in c.parameters())
     assert not task.teacher.training and task.backbone.training
     assert all(p.grad is not None for p in task.student_head.parameters())
 
@@ -71,6 +71,9 @@ def test_classifiers_on_features():
     clusters = cluster_classifier(x, 3, 0)
     guess = clusters(x).argmax(1)
     assert all(len(set(guess[y == c].tolist())) == 1 for c in range(3)) and len(set(guess.tolist())) == 3
+    x = x + 2 * torch.randn(60, 6, generator=g)  # shares that are neither 0 nor 1
+    clusters = cluster_classifier(x, 3, 0)
+    guess = clusters(x).argmax(1)
     means = torch.stack([x[guess == c].mean(0) for c in range(3)])
     heat = sum(float((x[guess == c] - means[c]).square().sum()) for c in range(3)) / 60
     logits = -torch.cdist(x, means).square() / heat

@@ -91,6 +91,15 @@ def test_halving_keeps_the_better_option_by_its_validation_score(finished):
     assert result["search_cost"]["flop"] == pytest.approx(4 * chosen["shares"]["total"])
 
 
+def test_the_searched_learning_rate_is_a_factor_of_the_recipes_own(finished):
+    import yaml
+
+    out, _ = finished
+    own, scaled = (yaml.safe_load((out / "runs" / f"{name}-s0" / "config.yaml").read_text())["train"]["lr"]
+                   for name in ("simclr", "simclr~1"))
+    assert scaled == pytest.approx(0.3 * own)
+
+
 def test_the_journal_is_a_readable_optuna_study(finished):
     import optuna
 

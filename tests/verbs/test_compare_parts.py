@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from osteon.core import lock
 from osteon.core.errors import Interrupted, MissingExtra, UsageError
 from osteon.verbs import _tournament_jobs as jobs_module
 from osteon.verbs._arms import Arm
@@ -155,6 +156,7 @@ ARMS = [arm("simclr", "pretrained", 10, [0.9], 0.8), arm("simclr", "pretrained",
 def test_evaluations_and_winner_are_chosen_on_the_validation_part():
     assert by_source(ARMS, 10)["simclr"].evaluator == "knn"  # although ncm is right on every test sample
     assert ranking(ARMS) == [("mae", pytest.approx(0.825)), ("simclr", pytest.approx(0.8))]
+    assert [s for s, _ in ranking([a for a in ARMS if a.budget == 10])] == ["simclr", "mae"]
 
 
 def test_arms_that_the_data_do_not_tell_apart_are_ties_by_holm():
@@ -163,6 +165,18 @@ def test_arms_that_the_data_do_not_tell_apart_are_ties_by_holm():
     assert rows["mae"]["tie"] and rows["mae"]["mean"] == 0 and rows["mae"]["p"] > 0.5
     assert not rows["raw"]["tie"] and rows["raw"]["mean"] == pytest.approx(0.4)
     assert rows["raw"]["p"] == pytest.approx(3 * 2 / 4001, rel=0.01)  # the smallest p of 4,000 resamples, of three
+
+
+def test_a_lead_that_chance_explains_one_time_in_seven_is_a_tie_and_one_in_two_thousand_is_none():
+    def against(right: int) -> dict[str, Any]:
+        """One arm right on 40 of 80 samples; the other also on the last ``right`` of the rest, but not on the first."""
+        a, b = np.repeat([1.0, 0.0], 40), np.repeat([1.0, 0.0], 40)
+        a[80 - right:], a[0] = 1.0, 0.0
+        arms = [Arm(n, "pretrained", n, "knn", 1, q[None], v) for n, q, v in (("a", a, 0.9), ("b", b, 0.1))]
+        return against_best(arms)[0]
+
+    assert 0.05 < against(4)["p"] < 0.5 and against(4)["tie"]
+    assert against(16)["p"] < 0.01 and not against(16)["tie"]
 
 
 def test_scratch_catches_up_where_the_lead_is_no_longer_significant():
@@ -230,12 +244,12 @@ def test_a_job_is_done_once_its_failure_is_its_result_and_being_stopped_is_neith
     with pytest.raises(Interrupted):
         engine.map([Job("stop", "count", {"word": "stop"})], lambda job: None)
     assert not result_file(tmp_path, "stop").exists()
-    assert perform(str(tmp_path), "good", "count", {"word": "good"}) == "done"  # its lock is free again
+    assert perform(str(tmp_path), "good", "count", {"word": "good"}) == "done"
+    for name in ("good", "bad", "stop"):
+        lock.release(lock.take(tmp_path / "jobs" / f"{name}.lock"))  # free again
 
 
 def test_a_job_somebody_else_is_at_is_waited_for(tmp_path, counted):
-    from osteon.core import lock
-
     (tmp_path / "jobs").mkdir()
     handle = lock.take(tmp_path / "jobs" / "good.lock")
     assert perform(str(tmp_path), "good", "count", {"word": "good"}) == "busy" and counted == []
