@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from osteon.backbones import build_backbone
 from osteon.core import registry
+from osteon.core.errors import UsageError
 from osteon.parts.companion import Companion
 from osteon.parts.flops import PHASES, StepCost, count_forward, count_step
 from osteon.parts.objective import Objective
@@ -104,6 +105,11 @@ class TestForward:
         count_forward(net, torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
         assert all(torch.equal(a, b) for a, b in zip(net.buffers(), before, strict=True))
         assert torch.equal(state, torch.get_rng_state())
+
+
+def test_inference_mode_is_refused_since_it_would_count_nothing():
+    with torch.inference_mode(), pytest.raises(UsageError, match="inference mode"):
+        count_forward(nn.Linear(2, 3), torch.zeros(1, 2))
 
 
 class TestStep:

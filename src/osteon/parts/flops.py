@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from osteon.core.errors import UsageError
 from osteon.parts.objective import Objective
 from osteon.parts.types import Step
 
@@ -97,7 +98,13 @@ def count_forward(module: nn.Module | Callable[[Tensor], Any], x: Tensor) -> int
     Args:
         module: a network, or a function.
         x: its input.
+
+    Raises:
+        UsageError: in inference mode, which hides the operations from the counter.
     """
+    if torch.is_inference_mode_enabled():
+        raise UsageError("Operations cannot be counted in inference mode.", where="count_forward",
+                         fix="Count under torch.no_grad(), or without.")
     saved = [(b, b.clone()) for b in module.buffers()] if isinstance(module, nn.Module) else []
     counter = _Counter()
     with torch.random.fork_rng([x.device.index or 0] if x.device.type == "cuda" else []), torch.no_grad(), counter:
