@@ -78,7 +78,7 @@ def test_embed_export_demo_pass_their_options(verb, capsys):
     assert run("export", "r", "-o", "e") == 0
     assert (export.args, export.options) == (("r",), {"out": "e", "format": "safetensors"})
     assert run("demo", "--seeds", "1", "--steps", "9", "-q") == 0
-    assert demo.options == {"out": "runs/demo", "seeds": 1, "steps": 9, "progress": False}
+    assert demo.options == {"out": None, "modality": "image", "seeds": 1, "steps": 9, "progress": False}
     assert capsys.readouterr().out.split("\n") == ["Wrote f", "Wrote e", "Wrote d", ""]
 
 

@@ -14,7 +14,7 @@ from osteon.objectives.supervised import Supervised
 from osteon.objectives.swav import SwAV
 from osteon.parts.prototypes import busiest
 from osteon.parts.types import Draws, Step
-from osteon.verbs._model import fit_images
+from osteon.verbs._model import fit_samples
 
 SEEDS = (0, 1)
 MINUTES = 8
@@ -102,6 +102,6 @@ def fullest(method: SwAV, dataset: Dataset) -> float:
 def accuracy(method: Supervised, test: Dataset, like: Dataset) -> float:
     """Accuracy of a trained classifier in per cent."""
     method.eval()
-    said = [method.predict(fit_images(test, like.spec, rows)).argmax(1).numpy()
+    said = [method.predict(fit_samples(test, like.spec, rows)).argmax(1).numpy()
             for rows in np.array_split(np.arange(len(test)), max(1, len(test) // 256))]
     return 100 * float((np.concatenate(said) == test.labels).mean())

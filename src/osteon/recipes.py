@@ -87,7 +87,7 @@ def default(objective: str) -> Recipe:
 
 def fitting(modality: str, *, labelled: bool) -> list[Card]:
     """Objectives for the modality; those that learn from labels only where the source of pre-training has them."""
-    return [c for c in registry.cards(kind="objective") if modality in c.modalities and (labelled or not c.labels)]
+    return [c for c in registry.cards(kind="objective") if registry.fits(c, modality) and (labelled or not c.labels)]
 
 
 def read_recipes(wish: str | Path | Sequence[str | Recipe], *, modality: str = "image",

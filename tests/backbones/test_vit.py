@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from osteon.backbones import build_backbone
-from osteon.backbones.vit import default_patch
+from osteon.backbones._stems import default_patch
 from osteon.core.errors import UsageError
 from osteon.parts.drop import DropPath
-from osteon.parts.positions import sincos_2d
+from osteon.parts.positions import sincos
 
 
 def make(**options):
@@ -47,7 +47,7 @@ def naive_tokens(vit, x):
     p, weight = vit.stride, vit.patch_embed.proj.weight.flatten(1)
     cut = [x[:, :, r:r + p, c:c + p].flatten(1) @ weight.T + vit.patch_embed.proj.bias
            for r in range(0, x.shape[2], p) for c in range(0, x.shape[3], p)]
-    return torch.stack(cut, 1) + sincos_2d(vit.grid(*x.shape[2:]), vit.dim)
+    return torch.stack(cut, 1) + sincos(vit.grid(*x.shape[2:]), vit.dim)
 
 
 def test_equals_a_naive_loop():
@@ -183,7 +183,7 @@ def test_positions_follow_device_type_and_inference_mode():
     wide = copy.deepcopy(vit).double()
     assert wide(x.double()).pooled.dtype == wide.positions((4, 4)).dtype == torch.float64
     assert copy.deepcopy(vit).bfloat16()(x.bfloat16()).tokens.dtype == torch.bfloat16
-    assert torch.equal(vit.positions((4, 4)), sincos_2d((4, 4), 64))
+    assert torch.equal(vit.positions((4, 4)), sincos((4, 4), 64))
 
 
 def test_layer_scale_and_stochastic_depth():
@@ -219,7 +219,7 @@ def test_qkv_bias_and_mlp_ratio():
 @pytest.mark.parametrize(("size", "patch"), [(8, 2), (16, 4), (28, 4), (32, 4), (64, 8), (96, 8), (100, 5), (128, 16),
                                             (224, 16), (2, 2)])
 def test_patch_rule(size, patch):
-    assert default_patch(size) == patch
+    assert default_patch((size, size)) == patch
     vit = build_backbone("vit_tiny", channels=1, size=size, depth=1)
     assert vit.stride == patch and "rule" in vit.notes[0]
     asked = build_backbone("vit_tiny", channels=1, size=size, depth=1, patch=1 if size < 9 else patch)
@@ -251,7 +251,7 @@ def test_bad_inputs_are_refused():
         with pytest.raises(UsageError, match="keep must be int64"):
             vit(images(), keep=keep)
     with pytest.raises(UsageError, match="No patch"):
-        default_patch(31)
+        default_patch((31, 31))
 
 
 def test_speed_is_sane():

@@ -22,8 +22,8 @@ def folder(save, tmp_path) -> Path:
 
 def builds(monkeypatch) -> list[int]:
     done: list[int] = []
-    real = source.decode_images
-    monkeypatch.setattr(source, "decode_images", lambda *args: (done.append(1), real(*args))[1])
+    real = source.decode_samples
+    monkeypatch.setattr(source, "decode_samples", lambda *args: (done.append(1), real(*args))[1])
     return done
 
 
@@ -70,7 +70,7 @@ def test_a_damaged_cache_is_noticed_and_rebuilt(folder, own_cache, monkeypatch, 
         meta.write_text("[]")
     elif harm == "meta":
         described = json.loads(meta.read_text())
-        described["mean"][0] += 0.1
+        described["measured"][0][0] += 0.1
         meta.write_text(json.dumps(described))
     else:
         array.unlink()
@@ -84,7 +84,7 @@ def test_a_failed_build_leaves_nothing_and_an_old_one_is_cleared(folder, own_cac
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(source, "decode_images", broken)
+        patch.setattr(source, "decode_samples", broken)
         with pytest.raises(KeyboardInterrupt):
             open_source(folder)
     assert not list(own_cache.glob("*.npy")) and not list(own_cache.glob("*.tmp"))
@@ -145,6 +145,6 @@ def test_a_full_disk_is_told(folder, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(source, "decode_images", full)
+    monkeypatch.setattr(source, "decode_samples", full)
     with pytest.raises(DataError, match=r"No space left.*GB free.*OSTEON_CACHE"):
         open_source(folder)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from osteon.modalities import image as im
+from osteon.modalities._measure import measure, scale_of
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -229,15 +230,15 @@ def test_depths_are_inverse_to_each_other():
 def test_statistics_equal_the_direct_formula(dtype, chunk):
     rng = np.random.default_rng(0)
     images = (rng.random((7, 2, 3, 3)) * [[[[250.0]], [[9.0]]]]).astype(dtype)
-    scale = im.scale_of(dtype)
-    mean, std = im.measure(images, scale, chunk=chunk)
+    scale = scale_of(dtype)
+    mean, std = measure(images, scale, chunk=chunk)
     direct = images.astype(np.float64) / scale
     np.testing.assert_allclose(mean, direct.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(std, direct.std((0, 2, 3)), rtol=1e-10)
 
 
 def test_statistics_by_hand():
-    mean, std = im.measure(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), 255.0)
+    mean, std = measure(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), 255.0)
     assert mean == (0.5,) and std == (0.5,)
-    mean, std = im.measure(np.full((2, 1, 2, 2), 1e8, np.float32), 1.0, chunk=1)
+    mean, std = measure(np.full((2, 1, 2, 2), 1e8, np.float32), 1.0, chunk=1)
     assert mean == (1e8,) and std == (0.0,)

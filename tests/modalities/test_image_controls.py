@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from osteon.core.errors import DataError
-from osteon.evaluators._controls import image_statistics, random_convolutions, raw_pixels, standardise
+from osteon.modalities._image_controls import image_statistics, random_convolutions, raw_pixels, standardise
 
 
 def test_raw_pixels_keep_order_and_scale() -> None:
@@ -44,7 +44,7 @@ def test_block_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = random_convolutions(images, filters=16)
     assert (whole == random_convolutions(images, filters=16)).all()
     assert (whole != random_convolutions(images, filters=16, seed=1)).any()
-    monkeypatch.setattr("osteon.evaluators._controls.BLOCK", 2)
+    monkeypatch.setattr("osteon.modalities._image_controls.BLOCK", 2)
     assert np.allclose(random_convolutions(images, filters=16), whole, atol=1e-6)
     assert len(raw_pixels(images)) == len(image_statistics(images)) == 5
 

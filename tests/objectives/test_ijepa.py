@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from osteon.core.errors import UsageError
 from osteon.objectives.ijepa import IJEPA, Predictor, feature_distance, gather_tokens
-from osteon.parts.positions import sincos_2d
+from osteon.parts.positions import sincos
 from osteon.parts.types import Draws, Step
 from osteon.views.masks import ijepa_blocks
 
@@ -50,12 +50,12 @@ def test_gathering_by_hand():
 
 
 def test_predictor_by_its_definition_one_block_of_one_sample_at_a_time():
-    predictor = Predictor(6, sincos_2d((3, 4), 8), 2)
+    predictor = Predictor(6, sincos((3, 4), 8), 2)
     shake(predictor)
     context, at = normal(2, 3, 6), torch.tensor([[0, 5, 11], [2, 3, 7]])
     wanted = torch.tensor([[[1, 2], [6, 10]], [[0, 4], [8, 9]]])
     found = predictor(context, at, wanted)
-    positions = sincos_2d((3, 4), 8)[0]
+    positions = sincos((3, 4), 8)[0]
     for b in range(2):
         for t in range(2):
             known = predictor.embed(context[b]) + positions[at[b]]
@@ -68,7 +68,7 @@ def test_predictor_by_its_definition_one_block_of_one_sample_at_a_time():
 
 def test_predictor_starts_small_and_smaller_with_depth():
     torch.manual_seed(0)
-    predictor = Predictor(64, sincos_2d((4, 4), 64), 3)
+    predictor = Predictor(64, sincos((4, 4), 64), 3)
     assert predictor.embed.weight.std().item() == pytest.approx(0.02, rel=0.05) and (predictor.out.bias == 0).all()
     for layer, block in enumerate(predictor.blocks, 1):
         assert block.mlp.fc2.weight.std().item() == pytest.approx(0.02 / (2 * layer) ** 0.5, rel=0.05)
@@ -164,7 +164,7 @@ def test_options_reach_the_policy_the_views_and_the_predictor():
     objective = IJEPA(vit(), spec())
     assert objective.predictor.positions.shape == (1, 16, 32) and len(objective.predictor.blocks) == 3
     assert objective.predictor.blocks[0].attn.heads == 1
-    assert Predictor(16, sincos_2d((4, 4), 112), 1).blocks[0].attn.heads == 2  # 3 does not divide 112
+    assert Predictor(16, sincos((4, 4), 112), 1).blocks[0].attn.heads == 2  # 3 does not divide 112
     (plan,) = objective.views.plans
     assert plan.scale == (0.3, 1.0) and plan.flip == 0 and plan.jitter is None
     (plan,) = small(crop_min=0.6, flip=True).views.plans

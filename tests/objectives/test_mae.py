@@ -17,7 +17,7 @@ from torch import nn
 
 from osteon.core.errors import UsageError
 from osteon.objectives.mae import MAE
-from osteon.parts.positions import sincos_2d
+from osteon.parts.positions import sincos
 from osteon.parts.targets import patchify
 from osteon.parts.types import Draws
 from osteon.views.masks import visible_indices
@@ -80,7 +80,7 @@ def test_decoder_puts_tokens_back_where_they_came_from():
     decoder.blocks[0].register_forward_hook(lambda _m, args, _out: inputs.append(args[0]))
     objective.predict(x, mask)
     tokens = decoder.embed(objective.backbone(x, keep=keep).tokens)
-    positions = sincos_2d((4, 4), 16)[0]
+    positions = sincos((4, 4), 16)[0]
     for b in range(8):
         place = {int(n): i for i, n in enumerate(keep[b])}
         for n in range(16):

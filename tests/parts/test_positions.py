@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from osteon.core.errors import UsageError
-from osteon.parts.positions import resample, sincos_2d
+from osteon.parts.positions import resample, sincos
 
 
 def test_naive_loop():
     rows, columns, dim = 2, 3, 8
-    table = sincos_2d((rows, columns), dim)[0]
+    table = sincos((rows, columns), dim)[0]
     for r in range(rows):
         for c in range(columns):
             want = []
@@ -22,25 +22,25 @@ def test_naive_loop():
 
 
 def test_values_a_person_can_recompute():
-    table = sincos_2d((1, 2), 4)[0]
+    table = sincos((1, 2), 4)[0]
     assert table[0].tolist() == [0.0, 1.0, 0.0, 1.0]
     torch.testing.assert_close(table[1], torch.tensor([math.sin(1), math.cos(1), 0.0, 1.0]))
 
 
 def test_positions_are_told_apart():
-    table = sincos_2d((14, 14), 64)[0]
+    table = sincos((14, 14), 64)[0]
     distance = torch.cdist(table, table) + torch.eye(len(table)) * 9
     assert distance.min() > 0.5
 
 
 def test_another_grid_lies_between_the_reference_cells():
     reference = (4, 4)
-    assert torch.equal(sincos_2d(reference, 16, reference=reference), sincos_2d(reference, 16))
+    assert torch.equal(sincos(reference, 16, reference=reference), sincos(reference, 16))
     # half as many cells over the same field of view: centres at 0.5 and 2.5 of the reference
-    half = sincos_2d((1, 2), 4, reference=(1, 4))[0]
+    half = sincos((1, 2), 4, reference=(1, 4))[0]
     torch.testing.assert_close(half[:, 0], torch.tensor([math.sin(0.5), math.sin(2.5)]))
     # one row that stands for four: centre at 1.5
-    flat = sincos_2d((1, 2), 4, reference=(4, 2))[0]
+    flat = sincos((1, 2), 4, reference=(4, 2))[0]
     torch.testing.assert_close(flat[:, 2], torch.full((2,), math.sin(1.5)))
 
 
@@ -64,6 +64,6 @@ def test_resample_carries_gradient():
 
 def test_refusals():
     with pytest.raises(UsageError, match="multiple of 4"):
-        sincos_2d((2, 2), 6)
+        sincos((2, 2), 6)
     with pytest.raises(UsageError, match="do not fill"):
         resample(torch.zeros(1, 15, 4), (4, 4), (2, 2))

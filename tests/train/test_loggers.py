@@ -138,9 +138,9 @@ def lines(seconds_a_step, total=100, done=0, told=None, **options):
 
 def test_plain_lines_say_everything_at_measured_intervals():
     found = lines(1.0)
-    assert found[0] == "training 1/100  loss 0.01  rank 5.2  64 images/s  1:39 left"
-    assert found[1] == "training 11/100  loss 0.11  rank 5.2  64 images/s  1:29 left"
-    assert found[-1] == "training 100/100  loss 1  rank 5.2  64 images/s"
+    assert found[0] == "training 1/100  loss 0.01  rank 5.2  64 samples/s  1:39 left"
+    assert found[1] == "training 11/100  loss 0.11  rank 5.2  64 samples/s  1:29 left"
+    assert found[-1] == "training 100/100  loss 1  rank 5.2  64 samples/s"
     assert len(found) == 11
 
 
@@ -177,7 +177,7 @@ def test_bar_on_a_terminal():
             progress.update(step, loss=0.25, rank=3.0, images=8)
         progress.note("a [note]")
     text = stream.getvalue()
-    for part in ("training", "4/4", "loss 0.25", "rank 3.0", "8 images/s", "a [note]"):
+    for part in ("training", "4/4", "loss 0.25", "rank 3.0", "8 samples/s", "a [note]"):
         assert part in text
 
 

@@ -25,7 +25,7 @@ from osteon.train.loop import Engine, make_fabric
 from osteon.train.settings import resolve_settings
 from osteon.verbs._adapt_cost import SavedBytes, StepCost, measure, saved_bytes, table
 from osteon.verbs._adapt_objective import AdaptObjective
-from osteon.verbs._model import extract, fit_images, load_trained
+from osteon.verbs._model import extract, fit_samples, load_trained
 from osteon.verbs.adapt import adapt, predict, sort_settings, summary
 
 QUICK: dict[str, Any] = {"train": "digits:train", "val": "digits:test", "steps": 4, "batch_size": 16, "seed": 3,
@@ -66,7 +66,7 @@ def test_what_a_run_leaves(probe, tokens, digits):
 def test_the_score_is_that_of_the_stored_network_on_the_validation_samples(probe):
     trained = osteon.load(probe)
     val = osteon.data.open_source("digits:test", like=trained.spec)
-    x = fit_images(val, trained.spec, np.arange(len(val)))
+    x = fit_samples(val, trained.spec, np.arange(len(val)))
     with torch.no_grad():
         right = (trained.adapter(x).argmax(1).numpy() == val.labels).mean()
         merged = trained.adapter.head(trained.backbone(x).pooled)

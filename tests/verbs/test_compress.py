@@ -53,9 +53,9 @@ def test_the_program_needs_only_torch_and_every_verb_takes_the_folder(small, tmp
     model = load_trained(small)
     some = digits.subset(np.arange(7))
     wanted = extract(model.backbone, some, model.spec)
-    from osteon.verbs._model import fit_images
+    from osteon.verbs._model import fit_samples
 
-    np.save(tmp_path / "x.npy", fit_images(some, model.spec, np.arange(7)).numpy())
+    np.save(tmp_path / "x.npy", fit_samples(some, model.spec, np.arange(7)).numpy())
     subprocess.run([sys.executable, "-W", "ignore", "-c", FRESH, str(small / "program.pt2"), str(tmp_path / "x.npy"),
                     str(tmp_path / "y.npy")], check=True, cwd=tmp_path)
     assert np.allclose(np.load(tmp_path / "y.npy"), wanted, atol=1e-5)

@@ -11,7 +11,7 @@ import torch
 import osteon
 from osteon.core.errors import MissingExtra, UsageError
 from osteon.data import open_source
-from osteon.verbs._model import extract, fit_images, load_trained
+from osteon.verbs._model import extract, fit_samples, load_trained
 from osteon.verbs.export import export
 from osteon.verbs.pretrain import pretrain
 
@@ -76,7 +76,7 @@ def test_onnx_gives_equal_features(tmp_path, trained, digits):
     pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
     folder = export(trained, out=tmp_path / "backbone", format="onnx")
     model = load_trained(trained)
-    x = fit_images(digits, model.spec, np.arange(5))
+    x = fit_samples(digits, model.spec, np.arange(5))
     got = onnxruntime.InferenceSession(str(folder / "model.onnx")).run(None, {"image": x.numpy()})[0]
     with torch.no_grad():
         assert np.allclose(got, model.backbone(x).pooled.numpy(), atol=1e-5)

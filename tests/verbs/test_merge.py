@@ -94,13 +94,13 @@ def test_statistics_are_measured_on_data(runs: list[Path], tmp_path: Path) -> No
     changed = {k for k in found if not torch.equal(found[k], plain[k])}
     assert changed == {k for k in found if "running" in k}
     from osteon.data import open_source
-    from osteon.verbs._model import fit_images
+    from osteon.verbs._model import fit_samples
 
     model = load_trained(out)
     seen: list[torch.Tensor] = []
     model.backbone.bn1.register_forward_pre_hook(lambda m, a: seen.append(a[0]))
     with torch.inference_mode():
-        model.backbone(fit_images(open_source("digits:train"), model.spec, np.arange(1258)))
+        model.backbone(fit_samples(open_source("digits:train"), model.spec, np.arange(1258)))
     # 4 batches of 315 and 314 samples: means of means
     assert torch.allclose(found["bn1.running_mean"], seen[0].mean((0, 2, 3)), atol=2e-3)
     assert torch.allclose(found["bn1.running_var"], seen[0].var((0, 2, 3)), rtol=0.05)

@@ -12,7 +12,7 @@ from osteon.core.errors import DataError, UsageError
 from osteon.core.run import RunFolder
 from osteon.data import Dataset
 from osteon.parts.types import DataSpec
-from osteon.verbs._model import extract, fit_images, is_ours, load_trained, save_trained, spec_from
+from osteon.verbs._model import extract, fit_samples, is_ours, load_trained, save_trained, spec_from
 
 
 def dataset(images: np.ndarray) -> Dataset:
@@ -23,16 +23,16 @@ def test_images_are_divided_then_normalised_with_the_statistics_of_training():
     spec = DataSpec("image", 1, 2, mean=(0.5,), std=(0.25,))
     eight = dataset(np.array([[[[0, 255], [51, 102]]]], np.uint8))
     wanted = [(v - 0.5) / 0.25 for v in (0.0, 1.0, 0.2, 0.4)]
-    assert fit_images(eight, spec, np.array([0])).flatten().tolist() == pytest.approx(wanted, abs=1e-6)
+    assert fit_samples(eight, spec, np.array([0])).flatten().tolist() == pytest.approx(wanted, abs=1e-6)
     sixteen = dataset(eight.images.astype(np.uint16) * 257)  # another storage type, the same picture
-    assert fit_images(sixteen, spec, np.array([0])).flatten().tolist() == pytest.approx(wanted, abs=1e-6)
+    assert fit_samples(sixteen, spec, np.array([0])).flatten().tolist() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_another_size_is_resized_with_antialiasing_before_the_normalisation():
     spec = DataSpec("image", 1, 2, mean=(0.5,), std=(0.5,))
     image = np.zeros((1, 1, 4, 4), np.uint8)
     image[..., 2:] = 255  # left black, right white
-    left, right = fit_images(dataset(image), spec, np.array([0]))[0, 0, 0].tolist()
+    left, right = fit_samples(dataset(image), spec, np.array([0]))[0, 0, 0].tolist()
     # A triangle of half-width 2 about pixel 0.5 of 4: weights 3/12, ..; 1/8 of it lies in the white half.
     weights = np.array([max(0, 1 - abs(i - 0.5) / 2) for i in range(4)])
     white = float(weights[2:].sum() / weights.sum())
@@ -42,7 +42,7 @@ def test_another_size_is_resized_with_antialiasing_before_the_normalisation():
 def test_another_number_of_channels_is_refused():
     spec = DataSpec("image", 3, 2, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(DataError, match="3-channel data; this source has 1"):
-        fit_images(dataset(np.zeros((1, 1, 2, 2), np.uint8)), spec, np.array([0]))
+        fit_samples(dataset(np.zeros((1, 1, 2, 2), np.uint8)), spec, np.array([0]))
 
 
 @pytest.mark.parametrize("name", ["vit_tiny", "resnet_tiny"])
@@ -68,7 +68,7 @@ def test_features_do_not_depend_on_the_batch_and_the_network_keeps_its_mode(digi
     assert whole.shape == (10, network.dim) and whole.dtype == np.float32
     assert np.allclose(whole, parts, atol=1e-5) and network.training
     with torch.no_grad():
-        alone = network.eval()(fit_images(part, part.spec, np.array([7]))).pooled
+        alone = network.eval()(fit_samples(part, part.spec, np.array([7]))).pooled
     assert np.allclose(whole[7], alone.numpy()[0], atol=1e-5)
 
 

@@ -152,7 +152,7 @@ def test_a_config_repeats_the_run_bit_for_bit(tmp_path, digits):
     simclr = pretrain("digits:train", out=tmp_path / "e", config=first / "config.yaml", objective="simclr", steps=1,
                       progress=False, report=False)  # named explicitly, it stands above the configuration's
     asked = yaml.safe_load((simclr / "config.yaml").read_text())
-    assert asked["objective"] == "simclr" and asked["objective_options"]["flip"] is True
+    assert asked["objective"] == "simclr" and asked["objective_options"]["flip"] is None
     epochs = pretrain("digits:train", out=tmp_path / "d", config=first / "config.yaml", progress=False, report=False,
                       epochs=1)
     assert yaml.safe_load((epochs / "config.yaml").read_text())["train"]["steps"] == 100 // 16

@@ -62,7 +62,7 @@ def read_layout(backbone: Backbone, who: str) -> Layout:
         raise refuse(backbone, who, "is no transformer with a list of blocks")
     names = tuple(f"{found[0]}.{i}" for i in range(len(found[1])))
     like = next(backbone.parameters())
-    noise = torch.randn(1, backbone.channels, backbone.size, backbone.size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, backbone.channels, *backbone.extent, generator=torch.Generator().manual_seed(0))
     training = backbone.training
     backbone.eval()
     with torch.no_grad(), taps(backbone, names[-1]) as seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from osteon.backbones import resnet, vit
@@ -21,18 +22,23 @@ def backbone_names() -> list[str]:
     return [*vit.SIZES, *resnet.SIZES]
 
 
-def build_backbone(name: str, *, channels: int, size: int, **options: Any) -> Backbone:
+def build_backbone(name: str, *, channels: int, size: int | Sequence[int], **options: Any) -> Backbone:
     """Build a backbone with random weights.
 
     Args:
         name: one of :func:`backbone_names`, ``timm:NAME``, or ``hf:`` and the name or local folder of a transformers
             model.
         channels: number of input channels.
-        size: side of the images in pixels.
+        size: side of the images in pixels, or the sides of another sample, e.g. (bands, frames).
         **options: options of that backbone, see :func:`backbone_options`; an unknown one raises UsageError.
     """
+    if not isinstance(size, int) and len(size) == 2 and size[0] == size[1]:
+        size = int(size[0])
     prefix, _, rest = name.partition(":")
     if rest and prefix in DOORS:
+        if not isinstance(size, int):
+            raise UsageError(f"{name} takes square images, not samples of {' x '.join(map(str, size))}.",
+                             where="backbone", fix=f"Choose one of {', '.join(backbone_names()[:5])}...")
         module, class_name = DOORS[prefix]
         return getattr(importlib.import_module(module), class_name)(rest, channels=channels, size=size, options=options)
     builder, preset = _own(name)

@@ -1,7 +1,8 @@
-"""What every backbone is: images in, :class:`~osteon.parts.types.Features` out."""
+"""What every backbone is: samples in, :class:`~osteon.parts.types.Features` out."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from osteon.core.errors import UsageError
+from osteon.parts.targets import patchify
 from osteon.parts.types import Features
 
 
@@ -20,7 +22,7 @@ class Backbone(nn.Module):
     Args:
         name: the name it was built by.
         channels: number of input channels C.
-        size: side of the images it is meant for, in pixels.
+        size: side of the square images it is meant for, in pixels, or the sides of another sample.
         options: every option of the architecture after defaults were resolved, as JSON-ready values. The same name,
             channels, size and options build the same network with fresh random weights, without any download.
     """
@@ -29,42 +31,59 @@ class Backbone(nn.Module):
     dim: int  # width of pooled features
     token_dim: int  # width of tokens
     stride: int  # pixels a token
+    discrete: bool = False  # a token shows a member of a vocabulary, not values
     level_dims: tuple[int, ...] = ()  # widths of the feature pyramid, finest first
     level_strides: tuple[int, ...] = ()  # pixels a cell of each level
 
-    def __init__(self, name: str, *, channels: int, size: int, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, *, channels: int, size: int | Sequence[int], options: dict[str, Any]) -> None:
         super().__init__()
-        if channels < 1 or size < 1:
+        self.extent = (size, size) if isinstance(size, int) else tuple(size)
+        if channels < 1 or min(self.extent, default=0) < 1:
             raise UsageError(f"A backbone needs at least one channel and one pixel, not {channels} and {size}.",
                              where=name)
-        self.name, self.channels, self.size, self.options = name, channels, size, options
+        square = len(self.extent) == 2 and self.extent[0] == self.extent[1]
+        self.size: int | tuple[int, ...] = self.extent[0] if square else self.extent
+        self.name, self.channels, self.options = name, channels, options
         self.notes: list[str] = []  # every automatic choice with its rule
 
     @abstractmethod
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
                 mask_token: Tensor | None = None) -> Features:
-        """Encode images (B, C, H, W).
+        """Encode samples (B, C, *extent), of images (B, C, H, W).
 
         Args:
-            x: normalised images.
+            x: normalised samples.
             keep: (B, K) int64 raster indices of the tokens to compute; the others are left out (kind "tokens" only).
             mask: (B, N) bool, True = hidden. Kind "tokens": hidden tokens are replaced by ``mask_token``. Kind "maps":
                 sparse convolution, hidden positions stay zero through the network.
             mask_token: (token_dim,) what stands for a hidden token; zeros when None.
         """
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tokens for an image of this height and width in pixels."""
-        if height % self.stride or width % self.stride or min(height, width) < self.stride:
-            raise UsageError(f"{height} x {width} pixels do not divide into tokens of {self.stride} pixels.",
-                             where=self.name, fix=f"Use sizes that are multiples of {self.stride}.")
-        return height // self.stride, width // self.stride
+    def grid(self, *extent: int) -> tuple[int, ...]:
+        """Sides of the grid of tokens for a sample of these sides: rows and columns for a height and a width."""
+        if any(side % self.stride or side < self.stride for side in extent):
+            sides = " x ".join(map(str, extent))
+            raise UsageError(f"{sides} pixels do not divide into tokens of {self.stride} pixels.", where=self.name,
+                             fix=f"Use sizes that are multiples of {self.stride}.")
+        return tuple(side // self.stride for side in extent)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """What each token shows, the target of reconstruction: (B, C, *extent) -> (B, N, shown_width) values.
+
+        Where a token is one of a vocabulary: (B, N) int64 numbers of it, and ``shown_width`` is its size.
+        """
+        return patchify(x, self.stride)
+
+    @property
+    def shown_width(self) -> int:
+        """Numbers it takes to predict what one token shows: stride * stride * C for images."""
+        return self.channels * self.stride ** len(self.extent)
 
     def stem(self, x: Tensor) -> Tensor:
-        """Patches (B, C, H, W) -> tokens (B, N, token_dim), without positions."""
+        """Patches (B, C, *extent) -> tokens (B, N, token_dim), without positions."""
         raise self._refuse("stem()")
 
-    def positions(self, grid: tuple[int, int]) -> Tensor:
+    def positions(self, grid: tuple[int, ...]) -> Tensor:
         """Position embeddings of a grid, (1, N, token_dim), to be added to the tokens."""
         raise self._refuse("positions()")
 
@@ -77,7 +96,7 @@ class Backbone(nn.Module):
         """Class and register tokens with their positions, (B, P, token_dim), to be put before the patches."""
         raise self._refuse("prefix()")
 
-    def finish(self, tokens: Tensor, grid: tuple[int, int]) -> Features:
+    def finish(self, tokens: Tensor, grid: tuple[int, ...]) -> Features:
         """Patch tokens with positions (B, K, token_dim) -> trunk, with the prefix -> features."""
         raise self._refuse("finish()")
 
@@ -94,7 +113,7 @@ class Backbone(nn.Module):
         self.eval()
         try:
             with FlopCounterMode(display=False) as counter:
-                self(torch.zeros(1, self.channels, self.size, self.size, device=like.device, dtype=like.dtype))
+                self(torch.zeros(1, self.channels, *self.extent, device=like.device, dtype=like.dtype))
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -110,12 +129,14 @@ class Backbone(nn.Module):
         return UsageError(f"{self.name} does not support {what}.", where="backbone", fix=fix)
 
     def _check_images(self, x: Tensor) -> None:
-        if x.dim() != 4 or x.shape[1] != self.channels:
-            raise UsageError(f"{self.name} takes images (B, {self.channels}, H, W).", where=f"shape {tuple(x.shape)}")
+        if x.dim() != 2 + len(self.extent) or x.shape[1] != self.channels:
+            sides = {1: "samples (B, {c}, T)", 2: "images (B, {c}, H, W)", 3: "volumes (B, {c}, D, H, W)"}
+            raise UsageError(f"{self.name} takes {sides[len(self.extent)].format(c=self.channels)}.",
+                             where=f"shape {tuple(x.shape)}")
 
-    def _check_mask(self, mask: Tensor, batch: int, grid: tuple[int, int]) -> None:
-        if mask.shape != (batch, grid[0] * grid[1]) or mask.dtype != torch.bool:
-            raise UsageError(f"A mask must be bool of shape ({batch}, {grid[0] * grid[1]}), True = hidden.",
+    def _check_mask(self, mask: Tensor, batch: int, grid: tuple[int, ...]) -> None:
+        if mask.shape != (batch, math.prod(grid)) or mask.dtype != torch.bool:
+            raise UsageError(f"A mask must be bool of shape ({batch}, {math.prod(grid)}), True = hidden.",
                              where=f"{mask.dtype} {tuple(mask.shape)}")
 
 

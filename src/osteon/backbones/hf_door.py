@@ -93,29 +93,29 @@ class HfBackbone(Backbone):
         training = self.training
         self.eval()
         with torch.no_grad():
-            last = self._last(torch.zeros(1, self.channels, self.size, self.size), {})
+            last = self._last(torch.zeros(1, self.channels, *self.extent), {})
         self.train(training)
         self._prefix = 0
         self.dim = self.token_dim = last.shape[1] if last.dim() == 4 else last.shape[2]
         if last.dim() == 4:
-            self.kind, self.stride = "maps", round(self.size / last.shape[2])
+            self.kind, self.stride = "maps", round(self.extent[0] / last.shape[2])
             self.level_dims, self.level_strides = (self.dim,), (self.stride,)
             return
         self.kind = "tokens"
         patch = patch[0] if isinstance(patch, list | tuple) else patch
-        side = self.size // patch if patch else 0
+        side = self.extent[0] // patch if patch else 0
         if not side or last.shape[1] < side * side:  # the network merges patches on its way, so that the grid of its
             side, self._token_name = math.isqrt(last.shape[1]), None  # own masks is another than that of its tokens
         self._prefix = last.shape[1] - side * side
-        self.stride = self.size // side
+        self.stride = self.extent[0] // side
         if self.options["pool"] == "cls" and not self._prefix:
             raise UsageError(f"{self.name} has no class token to pool.", where="pool", fix="Set pool=mean.")
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
+    def grid(self, *extent: int) -> tuple[int, ...]:
         """Rows and columns of tokens; for maps, sides that the stride does not divide are rounded up."""
         if self.kind == "tokens":
-            return super().grid(height, width)
-        return -(-height // self.stride), -(-width // self.stride)
+            return super().grid(*extent)
+        return tuple(-(-side // self.stride) for side in extent)
 
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
                 mask_token: Tensor | None = None) -> Features:
@@ -135,7 +135,7 @@ class HfBackbone(Backbone):
         mean = cls is None or self.options["pool"] == "mean"
         return Features(pooled=tokens.mean(1) if mean else last[:, 0], tokens=tokens, grid=grid, cls=cls)
 
-    def _masking(self, x: Tensor, grid: tuple[int, int], mask: Tensor | None,
+    def _masking(self, x: Tensor, grid: tuple[int, ...], mask: Tensor | None,
                  mask_token: Tensor | None) -> dict[str, Any]:
         if mask is None:
             return {}

@@ -121,7 +121,7 @@ class ResNet(Backbone):
     Args:
         name: the name it was built by.
         channels: number of input channels.
-        size: side of the images in pixels.
+        size: side of the images in pixels, or their height and width.
         block: ``"basic"`` or ``"bottleneck"``.
         depths: blocks a stage.
         widths: width of each stage (a bottleneck puts out four times as much).
@@ -134,16 +134,21 @@ class ResNet(Backbone):
 
     kind = "maps"
 
-    def __init__(self, name: str, *, channels: int, size: int, block: Literal["basic", "bottleneck"],
+    def __init__(self, name: str, *, channels: int, size: int | Sequence[int], block: Literal["basic", "bottleneck"],
                  depths: Sequence[int], widths: Sequence[int], stem: Literal["auto", "cifar", "imagenet"] = "auto",
                  stride: int = 0, zero_init: bool = False, drop_path: float = 0.0) -> None:
         if (block not in ("basic", "bottleneck") or stem not in ("auto", "cifar", "imagenet")
                 or len(depths) != len(widths) or min(*depths, *widths, 1) < 1):
             raise UsageError("block is basic or bottleneck, stem auto, cifar or imagenet, depths as many as widths.",
                              where=f"{name}: block={block}, stem={stem}, depths={depths}, widths={widths}")
-        kind = stem if stem != "auto" else "cifar" if size <= 64 else "imagenet"
+        extent = (size, size) if isinstance(size, int) else tuple(size)
+        if len(extent) != 2:
+            raise UsageError(f"{name} takes images, not samples with {len(extent)} side{'s' * (len(extent) > 1)}.",
+                             where="backbone", fix="Choose a ViT, e.g. vit_tiny.")
+        side = min(extent)
+        kind = stem if stem != "auto" else "cifar" if side <= 64 else "imagenet"
         stem_stride = 1 if kind == "cifar" else 4
-        total = stride or default_stride(size, len(depths), stem_stride)
+        total = stride or default_stride(side, len(depths), stem_stride)
         steps = stage_strides(len(depths), stem_stride, total)
         options: dict[str, Any] = {"block": block, "depths": list(depths), "widths": list(widths), "stem": kind,
                                    "stride": total, "zero_init": zero_init, "drop_path": drop_path}
@@ -171,9 +176,9 @@ class ResNet(Backbone):
             dims.append(inputs)
         self.level_dims, self.dim, self.token_dim = tuple(dims), inputs, inputs
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
+    def grid(self, *extent: int) -> tuple[int, ...]:
         """Rows and columns of the last map; sides that the stride does not divide are rounded up."""
-        return -(-height // self.stride), -(-width // self.stride)
+        return tuple(-(-side // self.stride) for side in extent)
 
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
                 mask_token: Tensor | None = None) -> Features:

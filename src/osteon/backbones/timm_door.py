@@ -58,20 +58,20 @@ class TimmBackbone(Backbone):
         training = self.training
         self.eval()
         with torch.no_grad():
-            out = self(torch.zeros(1, self.channels, self.size, self.size))
+            out = self(torch.zeros(1, self.channels, *self.extent))
         self.train(training)
         self.kind = "maps" if out.levels else "tokens"
         self.dim, self.token_dim = out.pooled.shape[1], out.tokens.shape[2]
-        self.stride = round(self.size / out.grid[0])
+        self.stride = round(self.extent[0] / out.grid[0])
         self.level_dims = tuple(level.shape[1] for level in out.levels)
-        self.level_strides = tuple(round(self.size / level.shape[2]) for level in out.levels)
+        self.level_strides = tuple(round(self.extent[0] / level.shape[2]) for level in out.levels)
         self.notes.append("features only: this architecture takes no masks")
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
+    def grid(self, *extent: int) -> tuple[int, ...]:
         """Rows and columns of tokens; for maps, sides that the stride does not divide are rounded up."""
         if self.plain:
-            return super().grid(height, width)
-        return -(-height // self.stride), -(-width // self.stride)
+            return super().grid(*extent)
+        return tuple(-(-side // self.stride) for side in extent)
 
     def stem(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> patch tokens (B, N, D) without positions."""
@@ -81,7 +81,7 @@ class TimmBackbone(Backbone):
         embed = self.model.patch_embed  # its own forward would insist on the built-in size
         return embed.norm(embed.proj(x).flatten(2).transpose(1, 2))
 
-    def positions(self, grid: tuple[int, int]) -> Tensor:
+    def positions(self, grid: tuple[int, ...]) -> Tensor:
         """(1, N, D): the model's own, interpolated to the grid; zeros where it has none."""
         self._need_plain("positions()")
         if self.model.pos_embed is None:
@@ -129,7 +129,7 @@ class TimmBackbone(Backbone):
         tokens = tokens + self.positions(grid)
         return self.finish(tokens if keep is None else take_kept(tokens, keep), grid)
 
-    def finish(self, tokens: Tensor, grid: tuple[int, int]) -> Features:
+    def finish(self, tokens: Tensor, grid: tuple[int, ...]) -> Features:
         """Patch tokens with positions (B, K, D) -> trunk with class and register tokens -> the model's own pooling."""
         prefix = self.prefix(tokens.shape[0])
         out = cast(Tensor, self.trunk(torch.cat([prefix.to(tokens.dtype), tokens], 1)))

@@ -1,10 +1,11 @@
-"""Vision Transformer: an image as a sequence of patches.
+"""Vision Transformer: an image, or any other sample, as a sequence of patches or words.
 
 Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1. Module names are timm's, so that its weights load.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osteon.backbones._base import Backbone, replace_hidden, take_kept
+from osteon.backbones._stems import PatchEmbed, Stem, WordEmbed, default_patch
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.drop import DropPath, drop_rates
-from osteon.parts.positions import resample, sincos_2d
+from osteon.parts.positions import resample, sincos
 from osteon.parts.transformer import Mlp
 from osteon.parts.types import Features
 
@@ -25,7 +27,7 @@ CARD = Card(
     name="vit",
     papers=("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
             "Vision Transformers Need Registers", "Going deeper with Image Transformers"),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text"),
     differs="Fixed sine-cosine positions and the mean of the patch tokens by default (the paper: learned positions and "
     "a class token, both options here); the patch size follows the image size.",
     backbones=("tokens",),
@@ -40,16 +42,6 @@ SIZES: dict[str, dict[str, int]] = {
     "vit_small": {"dim": 384, "depth": 12, "heads": 6},
     "vit_base": {"dim": 768, "depth": 12, "heads": 12},
 }
-
-
-def default_patch(size: int) -> int:
-    """Side of a patch in pixels: 2 below 16 px, 4 below 48, 8 below 128, else 16; lowered until it divides ``size``."""
-    wanted = 2 if size < 16 else 4 if size < 48 else 8 if size < 128 else 16
-    patch = next(p for p in range(min(wanted, size), 0, -1) if size % p == 0)
-    if patch * 2 < wanted:
-        raise UsageError(f"No patch between {wanted // 2} and {wanted} pixels divides {size} pixels.", where="patch",
-                         fix="Resize the images to a multiple of 4, or set patch.")
-    return patch
 
 
 class Attention(nn.Module):
@@ -114,29 +106,18 @@ class Block(nn.Module):
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
-class PatchEmbed(nn.Module):
-    """Each patch through one linear map, written as a convolution: (B, C, H, W) -> (B, N, D) in raster order."""
-
-    def __init__(self, channels: int, patch: int, dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(channels, dim, patch, stride=patch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed."""
-        return self.proj(x).flatten(2).transpose(1, 2)
-
-
 class ViT(Backbone):
     """Vision Transformer.
 
     Args:
         name: the name it was built by.
         channels: number of input channels.
-        size: side of the images in pixels; others work if the patch divides them.
+        size: side of the images in pixels, or the sides of another sample; others work if the patch divides them.
         dim: width of a token.
         depth: number of blocks.
         heads: attention heads; must divide ``dim``.
-        patch: side of a patch in pixels; 0 = by image size (:func:`default_patch`).
+        patch: cells of a patch on every side; 0 = by the size of the samples
+            (:func:`osteon.backbones._stems.default_patch`).
         mlp_ratio: width of the hidden layer of the MLP over ``dim``.
         pool: what ``pooled`` is: the mean of the patch tokens, or the class token (which exists only then).
         registers: number of register tokens (Darcet et al. 2024, arXiv:2309.16588).
@@ -144,45 +125,57 @@ class ViT(Backbone):
         qkv_bias: bias of the query, key and value projection.
         layer_scale: start of a learned scale on every residual branch; 0 = none.
         drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+        vocabulary: number of words a sample is written in; 0 = samples are values, cut into patches.
     """
 
     kind = "tokens"
 
-    def __init__(self, name: str, *, channels: int, size: int, dim: int, depth: int, heads: int, patch: int = 0,
-                 mlp_ratio: float = 4.0, pool: Literal["mean", "cls"] = "mean", registers: int = 0,
+    def __init__(self, name: str, *, channels: int, size: int | Sequence[int], dim: int, depth: int, heads: int,
+                 patch: int = 0, mlp_ratio: float = 4.0, pool: Literal["mean", "cls"] = "mean", registers: int = 0,
                  positions: Literal["sincos", "learned"] = "sincos", qkv_bias: bool = True,
-                 layer_scale: float = 0.0, drop_path: float = 0.0) -> None:
-        chosen = patch or default_patch(size)
+                 layer_scale: float = 0.0, drop_path: float = 0.0, vocabulary: int = 0) -> None:
+        extent = (size, size) if isinstance(size, int) else tuple(size)
+        chosen = 1 if vocabulary else patch or default_patch(extent)
         options: dict[str, Any] = {
             "dim": dim, "depth": depth, "heads": heads, "patch": chosen, "mlp_ratio": mlp_ratio, "pool": pool,
             "registers": registers, "positions": positions, "qkv_bias": qkv_bias, "layer_scale": layer_scale,
-            "drop_path": drop_path}
+            "drop_path": drop_path, **({"vocabulary": vocabulary} if vocabulary else {})}
         super().__init__(name, channels=channels, size=size, options=options)
         _check_options(options)
         self.dim = self.token_dim = dim
-        self.stride, self.pool = chosen, pool
-        self.reference = self.grid(size, size)  # the grid whose cells positions are counted in
-        self.notes.append(f"patch {chosen} x {chosen} px, so {self.reference[0]} x {self.reference[1]} tokens: "
-                          + ("as asked" if patch else "rule: 2 px below 16, 4 below 48, 8 below 128, else 16"))
-        self.patch_embed = PatchEmbed(channels, chosen, dim)
+        self.stride, self.pool, self.discrete = chosen, pool, vocabulary > 0
+        self.reference = self.grid(*self.extent)  # the grid whose cells positions are counted in
+        self.patch_embed: Stem = (WordEmbed(vocabulary, dim) if vocabulary else
+                                  PatchEmbed(channels, len(self.extent), chosen, dim))
+        if not vocabulary:
+            self.notes.append(_patch_note(chosen, self.reference, asked=bool(patch)))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "cls" else None
         self.reg_token = nn.Parameter(torch.zeros(1, registers, dim)) if registers else None
-        cells = self.reference[0] * self.reference[1]
+        cells = math.prod(self.reference)
         self.pos_embed = nn.Parameter(torch.zeros(1, cells, dim)) if positions == "learned" else None
         self.blocks = nn.ModuleList(
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale, drop=rate)
             for rate in drop_rates(drop_path, depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self._fixed: dict[tuple[int, int], Tensor] = {}  # sine-cosine positions already computed
+        self._fixed: dict[tuple[int, ...], Tensor] = {}  # sine-cosine positions already computed
         self._initialise()
 
     def stem(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> patch tokens (B, N, D) without positions."""
+        """(B, C, *extent) -> patch tokens (B, N, D) without positions."""
         self._check_images(x)
-        self.grid(*x.shape[-2:])
+        self.grid(*x.shape[2:])
         return self.patch_embed(x)
 
-    def positions(self, grid: tuple[int, int]) -> Tensor:
+    def shown(self, x: Tensor) -> Tensor:
+        """What each token shows; see :meth:`Backbone.shown`."""
+        return self.patch_embed.shown(x)
+
+    @property
+    def shown_width(self) -> int:
+        """Numbers it takes to predict what one token shows."""
+        return self.patch_embed.shown_width
+
+    def positions(self, grid: tuple[int, ...]) -> Tensor:
         """(1, N, D) of any grid, which is taken to show the field of view of the grid the network was built for."""
         if self.pos_embed is not None:
             return resample(self.pos_embed, self.reference, grid)
@@ -190,7 +183,7 @@ class ViT(Backbone):
         known = self._fixed.get(grid)
         if known is None or known.device != like.device or known.dtype != like.dtype:
             with torch.inference_mode(False):  # what evaluation computes first must serve training too
-                known = self._fixed[grid] = sincos_2d(grid, self.dim, reference=self.reference).to(like)
+                known = self._fixed[grid] = sincos(grid, self.dim, reference=self.reference).to(like)
         return known
 
     def prefix(self, batch: int) -> Tensor:
@@ -224,15 +217,15 @@ class ViT(Backbone):
 
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
                 mask_token: Tensor | None = None) -> Features:
-        """(B, C, H, W) -> Features; see :meth:`Backbone.forward`."""
-        tokens, grid = self.stem(x), self.grid(*x.shape[-2:])
+        """(B, C, *extent) -> Features; see :meth:`Backbone.forward`."""
+        tokens, grid = self.stem(x), self.grid(*x.shape[2:])
         if mask is not None:
             self._check_mask(mask, x.shape[0], grid)
             tokens = replace_hidden(tokens, mask, mask_token)
         tokens = tokens + self.positions(grid)
         return self.finish(tokens if keep is None else take_kept(tokens, keep), grid)
 
-    def finish(self, tokens: Tensor, grid: tuple[int, int]) -> Features:
+    def finish(self, tokens: Tensor, grid: tuple[int, ...]) -> Features:
         """Patch tokens with positions (B, K, D) of a grid -> trunk with class and register tokens -> Features."""
         prefix = self.prefix(tokens.shape[0])
         count = prefix.shape[1]
@@ -248,11 +241,18 @@ class ViT(Backbone):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.dim, -1))
-        nn.init.zeros_(cast(Tensor, self.patch_embed.proj.bias))
+        self.patch_embed.initialise()
         for token in (self.cls_token, self.reg_token, self.pos_embed):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
+
+
+def _patch_note(patch: int, grid: tuple[int, ...], *, asked: bool) -> str:
+    """Which patch, and by which rule."""
+    sides, rule = len(grid), {1: "at most 64 tokens", 2: "2 px below 16, 4 below 48, 8 below 128, else 16",
+                              3: "2 below 16, 4 below 32, else 8"}[len(grid)]
+    return (f"patch {' x '.join([str(patch)] * sides)}{' px' if sides == 2 else ''}, so {' x '.join(map(str, grid))} "
+            f"tokens: {'as asked' if asked else 'rule: ' + rule}")
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -46,7 +46,10 @@ def methods(
 
 @app.command(epilog="Example: osteon demo")
 def demo(
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the runs and the report.")] = "runs/demo",
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for the runs and the report; by default "
+                                            "runs/demo, of other modalities runs/demo-MODALITY.")] = None,
+    modality: Annotated[str, typer.Option(help="Kind of data: image, sound...; those that are no images run on "
+                                          "generated data.")] = "image",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each run; with the defaults, about 5 minutes on two "
                                        "cores.")] = 100,
@@ -54,7 +57,7 @@ def demo(
 ) -> None:
     """The whole story on a small data set.
 
-    Pre-trains three recipes on scikit-learn's digits (no download), evaluates them against the controls at several
-    label budgets, and leaves a report.
+    Pre-trains three recipes on scikit-learn's digits or generated data (no download), evaluates them
+    against the controls at several label budgets, and leaves a report.
     """
-    done(call("demo", out=out, seeds=seeds, steps=steps, progress=not quiet))
+    done(call("demo", out=out, modality=modality, seeds=seeds, steps=steps, progress=not quiet))

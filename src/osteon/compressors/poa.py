@@ -134,7 +134,7 @@ def slice_forward(vit: ViT, x: Tensor, size: Size) -> Tensor:
     heads, blocks = size
     each = vit.dim // int(vit.options["heads"])
     w, up = heads * each, int(vit.options["heads"]) / heads
-    proj = vit.patch_embed.proj
+    proj = cast(nn.Conv2d, vit.patch_embed.proj)
     tokens = F.conv2d(x, proj.weight[:w], None if proj.bias is None else proj.bias[:w], proj.stride)
     grid = (tokens.shape[2], tokens.shape[3])
     tokens = tokens.flatten(2).transpose(1, 2) + vit.positions(grid)[..., :w]
@@ -183,7 +183,7 @@ def extract_size(vit: ViT, size: Size) -> ViT:
     small = cast(ViT, build_backbone(vit.name, channels=vit.channels, size=vit.size, **{
         **vit.options, "dim": w, "heads": heads, "depth": len(blocks), "positions": "learned"}))
     state, source = small.state_dict(), vit.state_dict()
-    source["pos_embed"] = vit.positions(vit.grid(vit.size, vit.size))
+    source["pos_embed"] = vit.positions(vit.grid(*vit.extent))
     for name, target in state.items():
         words = name.split(".")
         if words[0] == "blocks":

@@ -144,7 +144,7 @@ def thinner(backbone: Backbone, strength: float, student: str) -> Backbone:
     Raises:
         UsageError: a network of another library, for which a student must be named.
     """
-    size = {"channels": backbone.channels, "size": backbone.size}
+    size: dict[str, Any] = {"channels": backbone.channels, "size": backbone.size}
     if student != "auto":
         return build_backbone(student, **size)
     options: Mapping[str, Any] = backbone.options

@@ -134,7 +134,7 @@ def _head_remover(module: nn.Module, qkv: nn.Linear, proj: nn.Linear, heads: int
 def _channels(network: Backbone) -> list[Group]:
     """Groups by torch-pruning's dependency graph; those of one producer do not touch the residual stream."""
     graph = torch_pruning.DependencyGraph()
-    image = torch.zeros(2, network.channels, network.size, network.size)
+    image = torch.zeros(2, network.channels, *network.extent)
     with warnings.catch_warnings(), torch.enable_grad():  # the graph is read off autograd's
         warnings.simplefilter("ignore")  # it reports parameters outside layers, which these groups do not touch
         graph.build_dependency(network, image, output_transform=lambda features: features.pooled,

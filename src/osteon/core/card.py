@@ -18,7 +18,8 @@ class Card:
         kind: one of :data:`KINDS`.
         name: snake-case name; equals the file's name.
         papers: titles as published, in the order of importance.
-        modalities: modalities the method is defined for, e.g. ``("image",)``.
+        modalities: modalities the method is defined for, e.g. ``("image", "sound")``; ``("any",)`` where it reads
+            features alone.
         differs: where the implementation departs from the paper and why; never empty.
         rows: numbers of the papers in osteon's list of 442.
         backbones: families it can train: ``"tokens"`` (ViT-like) and/or ``"maps"`` (convolutional).

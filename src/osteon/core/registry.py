@@ -38,6 +38,15 @@ class _Entry:
     module: str
 
 
+#: What a card's ``modalities`` say where a method reads features and does not care what they are of.
+ANY = "any"
+
+
+def fits(card: Card, modality: str) -> bool:
+    """Whether a method is defined for a modality."""
+    return modality in card.modalities or ANY in card.modalities
+
+
 def cards(kind: str | None = None, modality: str | None = None, words: str | None = None,
           paper: str | int | None = None) -> list[Card]:
     """All cards that fit, sorted by kind and name.
@@ -55,14 +64,14 @@ def cards(kind: str | None = None, modality: str | None = None, words: str | Non
                          fix=f"Kinds: {', '.join(KINDS)}.")
     found = [entry.card for entry in _catalogue().values()]
     if modality is not None:
-        known = sorted({m for card in found for m in card.modalities})
+        known = sorted({m for card in found for m in card.modalities} - {ANY})
         if modality not in known:
             raise UsageError(f"No method knows the modality '{modality}'.{nearest(modality, known)}", where="modality",
                              fix=f"Modalities: {', '.join(known)}.")
     wanted = (words or "").lower().split()
     return [card for card in found
             if (kind is None or card.kind == kind)
-            and (modality is None or modality in card.modalities)
+            and (modality is None or fits(card, modality))
             and all(word in _text(card) for word in wanted)
             and (paper is None or _about(card, paper))]
 

@@ -13,7 +13,8 @@ import numpy as np
 from osteon.core.errors import DataError, MissingExtra
 from osteon.data.listing import Listing, RawLabel, digest
 from osteon.data.splits import train_validation_split
-from osteon.modalities.image import Payload, Unreadable, read_header
+from osteon.modalities import Payload, Unreadable
+from osteon.modalities.image import read_header
 
 
 def list_arrays(path: Path, source: str) -> Listing:

@@ -1,10 +1,10 @@
-"""From a listing to decoded images: headers first, then the plan, then every image, on several threads in order."""
+"""From a listing to decoded samples: headers first, then the plan, then every sample, on several threads in order."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -12,19 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from osteon.core.errors import DataError
+from osteon.data.codec import Codec, PlanLike
 from osteon.data.listing import Listing, Skipped
-from osteon.data.policy import Plan, make_plan
-from osteon.modalities.image import (
-    Header,
-    Payload,
-    Unreadable,
-    decode,
-    read_header,
-    square,
-    strict_pillow,
-    to_channels,
-    to_depth,
-)
+from osteon.modalities import Payload, Unreadable, find
+from osteon.modalities.image import strict_pillow
 from osteon.parts.types import DataSpec
 
 #: Called as ``(done, total, text)`` while a source is opened.
@@ -39,32 +30,33 @@ def workers() -> int:
     return max(1, min(16, usable))
 
 
-def plan_images(listing: Listing, *, size: int | None, like: DataSpec | None, progress: Progress | None,
-                max_skipped: float) -> tuple[Plan, dict[int, str]]:
-    """Read every header and choose size, channels and depth. Returns the plan and (number -> reason) of what failed.
+def plan_samples(listing: Listing, codec: Codec, *, size: int | None, like: DataSpec | None,
+                 options: Mapping[str, Any], progress: Progress | None,
+                 max_skipped: float) -> tuple[PlanLike, dict[int, str]]:
+    """Read every header and choose one shape and type. Returns the plan and (number -> reason) of what failed.
 
-    Stops here, before anything is decoded, if too many images fail already.
+    Stops here, before anything is decoded, if too many samples fail already.
     """
-    headers: dict[int, Header] = {}
+    headers: dict[int, Any] = {}
     failed: dict[int, str] = {}
-    for i, result in _each(listing, range(len(listing.ids)), read_header, progress, "reading headers"):
+    for i, result in _each(listing, range(len(listing.ids)), codec.header, progress, "reading headers"):
         if isinstance(result, Unreadable):
             failed[i] = str(result)
         else:
             headers[i] = result
     check_skipped([*listing.skipped, *(Skipped(listing.ids[i], reason) for i, reason in failed.items())],
-                  len(headers), max_skipped, listing.source)
-    plan = make_plan(headers, size=size, like=like, source=listing.source)
+                  len(headers), max_skipped, listing.source, find(listing.modality).SAMPLES)
+    plan = codec.plan(headers, size=size, like=like, source=listing.source, options=options)
     failed.update(plan.rejected)
     return plan, failed
 
 
-def decode_images(listing: Listing, plan: Plan, failed: dict[int, str], sink: Callable[[np.ndarray], None],
-                  progress: Progress | None) -> None:
+def decode_samples(listing: Listing, codec: Codec, plan: PlanLike, failed: dict[int, str],
+                   sink: Callable[[np.ndarray], None], progress: Progress | None) -> None:
     """Decode what has not failed, in order, into ``sink``; what fails now is added to ``failed``."""
 
     def work(payload: Payload) -> np.ndarray:
-        return to_depth(to_channels(square(decode(payload), plan.size), plan.channels), plan.dtype)
+        return codec.convert(payload, plan)
 
     wanted = [i for i in range(len(listing.ids)) if i not in failed]
     for i, result in _each(listing, wanted, work, progress, "decoding"):
@@ -74,17 +66,19 @@ def decode_images(listing: Listing, plan: Plan, failed: dict[int, str], sink: Ca
             sink(result)
 
 
-def check_skipped(skipped: Sequence[Skipped], kept: int, max_skipped: float, source: str) -> None:
+def check_skipped(skipped: Sequence[Skipped], kept: int, max_skipped: float, source: str,
+                  samples: str = "images") -> None:
     """Raise DataError when nothing is left or more than the share ``max_skipped`` could not be used."""
     if not skipped:
         return
     first = "; ".join(f"{item.id} {item.reason}" for item in skipped[:3])
     if kept == 0:
-        raise DataError(f"No readable image: {first}.", where=source, fix="Check that these are images.")
+        raise DataError(f"No readable {samples.rstrip('s')}: {first}.", where=source,
+                        fix=f"Check that these are {samples}.")
     share = len(skipped) / (kept + len(skipped))
     if share > max_skipped:
-        raise DataError(f"{len(skipped):,} of {kept + len(skipped):,} images ({share:.1%}) cannot be used, more than "
-                        f"the {max_skipped:.1%} allowed: {first}.", where=source,
+        raise DataError(f"{len(skipped):,} of {kept + len(skipped):,} {samples} ({share:.1%}) cannot be used, more "
+                        f"than the {max_skipped:.1%} allowed: {first}.", where=source,
                         fix=f"Repair or remove them, or allow it with --set max_skipped={min(1.0, share + 0.005):.2f}.")
 
 

@@ -23,7 +23,7 @@ except ImportError:  # not on this platform: two builders then do the work twice
     fcntl = None  # type: ignore[assignment]
 
 #: Changes whenever decoding rules or the layout of the cache change.
-VERSION = 1
+VERSION = 2
 _HEADER = 128
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from osteon.core.errors import DataError, UsageError, nearest
 from osteon.data.listing import Skipped, digest, raw_bytes
 from osteon.data.splits import class_weights
-from osteon.modalities.image import measure, scale_of
+from osteon.modalities._measure import measure, scale_of
 from osteon.parts.types import DataSpec
 
 
@@ -33,7 +34,6 @@ class Dataset:
         split: part of the source each image belongs to; or None.
         skipped: what could not be used, with reasons.
         notes: every automatic choice with its rule, to be printed.
-        modality: ``"image"``.
     """
 
     images: np.ndarray
@@ -47,7 +47,11 @@ class Dataset:
     split: list[str] | None = None
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    modality: str = "image"
+
+    @property
+    def modality(self) -> str:
+        """What the samples are, e.g. ``"image"``: the key of a batch."""
+        return self.spec.modality
 
     @classmethod
     def from_arrays(cls, images: np.ndarray, labels: np.ndarray | None = None, *, class_names: Sequence[str] = (),
@@ -73,7 +77,7 @@ class Dataset:
         scale = scale_of(images.dtype)
         mean, std = measure(images, scale)
         notes: list[str] = []
-        spec = make_spec(images, labels, list(class_names), mean, std, notes)
+        spec = make_spec(images, labels, list(class_names), (mean, std, scale), notes)
         ids = [f"{i:07d}" for i in range(len(images))]
         pixels = hashlib.blake2b(raw_bytes(images), digest_size=16).hexdigest()
         marks = "" if labels is None else labels.tobytes().hex()
@@ -84,7 +88,7 @@ class Dataset:
         return len(self.images)
 
     def batch(self, index: Sequence[int] | np.ndarray | Tensor) -> dict[str, Tensor]:
-        """Images ``index`` as tensors: ``image`` (B, C, S, S), ``index`` (B,) int64 and, if labelled, ``label``.
+        """Samples ``index`` as tensors: the modality (B, C, *extent), ``index`` (B,) int64 and, if labelled, ``label``.
 
         Values are as stored; uint16 comes as float32 with the same values, because torch computes little with uint16.
         """
@@ -92,7 +96,7 @@ class Dataset:
         pixels = np.ascontiguousarray(self.images[rows])
         if pixels.dtype == np.uint16:
             pixels = pixels.astype(np.float32)
-        out = {"image": torch.from_numpy(pixels), "index": torch.from_numpy(rows.copy())}
+        out = {self.modality: torch.from_numpy(pixels), "index": torch.from_numpy(rows.copy())}
         if self.labels is not None:
             out["label"] = torch.from_numpy(self.labels[rows])
         return out
@@ -149,13 +153,28 @@ class Dataset:
         return np.bincount(self.labels, minlength=len(self.class_names))
 
 
-def make_spec(images: np.ndarray, labels: np.ndarray | None, class_names: list[str], mean: Sequence[float],
-              std: Sequence[float], notes: list[str]) -> DataSpec:
-    """The DataSpec of measured images; a constant channel gets the deviation 1, so that nothing divides by 0."""
+def make_spec(samples: np.ndarray, labels: np.ndarray | None, class_names: list[str],
+              measured: tuple[Sequence[float], Sequence[float], float], notes: list[str], *, modality: str = "image",
+              traits: Mapping[str, Any] | None = None) -> DataSpec:
+    """The DataSpec of measured samples; a constant channel gets the deviation 1, so that nothing divides by 0.
+
+    Args:
+        samples: as stored.
+        labels: class numbers or None.
+        class_names: K names.
+        measured: mean and deviation of each channel after division by the scale, and the scale.
+        notes: told of constant channels.
+        modality: what the samples are.
+        traits: what the modality knows of them.
+    """
+    mean, std, scale = measured
     flat = [c for c, value in enumerate(std) if value < 1e-8]
     if flat:
         notes.append(f"statistics: channel {', '.join(map(str, flat))} is constant; its deviation is taken as 1")
-    return DataSpec("image", images.shape[1], images.shape[2], tuple(mean),
-                    tuple(1.0 if c in flat else value for c, value in enumerate(std)), scale_of(images.dtype),
+    extent = tuple(samples.shape[2:])
+    square = len(extent) == 2 and extent[0] == extent[1]
+    return DataSpec(modality, samples.shape[1], max(extent), tuple(mean),
+                    tuple(1.0 if c in flat else value for c, value in enumerate(std)), scale,
                     len(class_names), labels is not None and labels.ndim == 2,
-                    class_weights(labels, len(class_names)) if labels is not None else ())
+                    class_weights(labels, len(class_names)) if labels is not None else (),
+                    () if square else extent, dict(traits or {}))

@@ -70,14 +70,22 @@ def show(parts: tuple[str, ...]) -> str:
     return os.fsencode("/".join(parts)).decode("utf-8", "replace")
 
 
-def list_folder(root: Path, source: str) -> Listing | None:
-    """Images under a folder, or None when there is none. Subfolders are classes if no image lies beside them."""
-    found = walk(root, SUFFIXES)
+def list_folder(root: Path, source: str, *, suffixes: frozenset[str] = SUFFIXES,
+                samples: str = "images") -> Listing | None:
+    """Images under a folder, or None when there is none. Subfolders are classes if no image lies beside them.
+
+    Args:
+        root: the folder.
+        source: as given by the user.
+        suffixes: endings of the files that count.
+        samples: what they are called.
+    """
+    found = walk(root, suffixes)
     if not found.files:
         if found.skipped:
             first = found.skipped[0]
-            raise DataError(f"No readable image in this folder; {first.id} {first.reason}.", where=source,
-                            fix="Check the permissions and links.")
+            raise DataError(f"No readable {samples.rstrip('s')} in this folder; {first.id} {first.reason}.",
+                            where=source, fix="Check the permissions and links.")
         return None
     paths = [path for path, _, _ in found.files]
     notes = []
@@ -89,12 +97,13 @@ def list_folder(root: Path, source: str) -> Listing | None:
     nested = [len(path) > 1 for path in inner]
     if all(nested):
         labels = [path[0] for path in inner]
-        notes.append("classes: the names of the subfolders (rule: images lie in subfolders, none beside them)")
+        notes.append(f"classes: the names of the subfolders (rule: {samples} lie in subfolders, none beside them)")
     elif any(nested):
-        notes.append("classes: none (rule: images lie in subfolders and beside them, so subfolders are not classes)")
+        notes.append(f"classes: none (rule: {samples} lie in subfolders and beside them, so subfolders are not "
+                     "classes)")
     if found.others:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.others.most_common(4))
-        notes.append(f"ignored: {sum(found.others.values()):,} files that are not images by their ending ({kinds})")
+        notes.append(f"ignored: {sum(found.others.values()):,} files that are not {samples} by their ending ({kinds})")
     if found.repeated:
         notes.append(f"links: {found.repeated} folders seen already through a link were not entered again")
     stamp = digest(root.resolve(), *(f"{'/'.join(path)}|{size}|{time}" for path, size, time in found.files))

@@ -1,4 +1,4 @@
-"""Images that two datasets share: exact copies, and the same picture re-compressed, resized or brightened."""
+"""Samples that two datasets share: exact copies, and pictures re-compressed, resized or brightened."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def find_duplicates(a: Dataset, b: Dataset, *, near: bool = True) -> Duplicates:
     Exact: identical decoded pixels. Near (sides of at least 16 pixels): grey thumbnails of 16 x 16, compared all
     against all by cosine without the mean, so that brightness and contrast do not matter; candidates are then
     verified by the correlation of their fine detail at up to 32 x 32. Mirrored, turned, or shifted copies are not
-    searched for.
+    searched for. Of other modalities exact copies alone are found.
 
     Args:
         a: first dataset; must not be of another modality than ``b``.
@@ -68,7 +68,10 @@ def find_duplicates(a: Dataset, b: Dataset, *, near: bool = True) -> Duplicates:
         found.notes.append("duplicates: sizes, channels or depths differ, so no pixels can be identical; "
                            "only near copies are found")
     side = min(a.images.shape[-1], b.images.shape[-1])
-    if not near:
+    if a.modality != "image":
+        found.notes.append(f"duplicates: only exact copies were searched for (near copies are defined for images, "
+                           f"these are {a.modality})")
+    elif not near:
         found.notes.append("duplicates: only exact copies were searched for (as asked)")
     elif side < COARSE:
         found.notes.append(f"duplicates: only exact copies were searched for (images of {side} pixels are too small to "

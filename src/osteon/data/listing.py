@@ -7,11 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from osteon.core.errors import DataError, nearest
-from osteon.modalities.image import Payload
+from osteon.modalities import Payload
 
 #: A label as found: nothing, one class, or several.
 RawLabel = None | int | str | list[str]
@@ -42,6 +43,8 @@ class Listing:
         notes: automatic choices, with their rule.
         cached: whether decoding is worth a cache on disk.
         encoded: whether images come as encoded files and not as pixels.
+        modality: what the samples are, e.g. ``"image"``.
+        traits: what the modality knows of them (see :class:`osteon.parts.types.DataSpec`).
     """
 
     source: str
@@ -56,6 +59,8 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     cached: bool = True
     encoded: bool = True
+    modality: str = "image"
+    traits: dict[str, Any] = field(default_factory=dict)
 
     def take(self, index: Sequence[int] | np.ndarray) -> Listing:
         """The images numbered ``index`` (ascending)."""

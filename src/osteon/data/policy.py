@@ -27,6 +27,11 @@ class Plan:
     rejected: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one stored image."""
+        return self.channels, self.size, self.size
+
 
 def make_plan(headers: dict[int, Header], *, size: int | None, like: DataSpec | None, source: str) -> Plan:
     """Choose size, channels and depth from the headers of all readable images (number -> header)."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,26 @@ import numpy as np
 
 from osteon.core.errors import DataError, UsageError, nearest
 from osteon.data import cache as disk
-from osteon.data.arrays import list_arrays, list_digits, list_hub
-from osteon.data.build import Progress, check_skipped, decode_images, plan_images
+from osteon.data.arrays import list_arrays, list_hub
+from osteon.data.build import Progress, check_skipped, decode_samples, plan_samples
+from osteon.data.codec import check_options, codec, named_sources
 from osteon.data.dataset import Dataset, make_spec
 from osteon.data.folders import list_folder
 from osteon.data.ids import restrict, split_ids
 from osteon.data.listing import Listing, Skipped, digest, encode_labels, raw_bytes
 from osteon.data.tables import list_csv, list_parquet, parquet_files
-from osteon.modalities.image import MAX_PIXELS, RULES, measure, scale_of
+from osteon.modalities import NAMES, find
+from osteon.modalities.image import MAX_PIXELS
 from osteon.parts.types import DataSpec
 
 #: What a source may be, for messages.
 KINDS = ("a folder of images, a folder with a subfolder a class, a csv or parquet manifest, parquet files, .npy, .npz, "
-         "digits, or hf:NAME; a part of it as SOURCE:SPLIT, and the samples of a list as SOURCE@ids.csv")
+         "digits, tones, or hf:NAME; a part of it as SOURCE:SPLIT, and the samples of a list as SOURCE@ids.csv")
 
 
 def open_source(source: str | Path | Dataset, *, size: int | None = None, limit: int | None = None,
                 max_skipped: float = 0.01, cache: str | Path | bool | None = None, progress: Progress | None = None,
-                like: DataSpec | None = None) -> Dataset:
+                like: DataSpec | None = None, modality: str | None = None, **options: Any) -> Dataset:
     """Read a source into a Dataset: everything is decoded once by stated rules and then memory-mapped from a cache.
 
     Args:
@@ -43,6 +46,8 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
         cache: cache folder; None for ``$OSTEON_CACHE`` or ``~/.cache/osteon``; False to keep everything in memory.
         progress: called as ``(done, total, text)``.
         like: deliver the size, channels and depth of this spec, e.g. those a model was trained on.
+        modality: what the samples are; by rule and noted when None.
+        options: of reading that modality, see :func:`osteon.data.codec.modality_options`.
 
     Raises:
         DataError: nothing usable, or too much unusable, in the source.
@@ -55,7 +60,11 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
     if not 0 <= max_skipped <= 1:
         raise UsageError(f"max_skipped is a share, not {max_skipped}.", where="max_skipped",
                          fix="Choose 0 to 1, e.g. 0.01.")
-    listing = list_source(str(source))
+    if modality is not None:
+        find(modality)
+    listing = list_source(str(source), modality=modality if like is None else like.modality)
+    chosen, reader = check_options(listing.modality, options), codec(listing.modality)
+    samples = find(listing.modality).SAMPLES
     notes = list(listing.notes)
     parts = Counter(listing.split or ())
     if len(parts) > 1:
@@ -63,20 +72,21 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
         notes.append(f"splits: {counts}; all are used; name one as {source}:{max(parts)}")
     if limit is not None and limit < len(listing.ids):
         keep = np.sort(np.random.default_rng(0).permutation(len(listing.ids))[:limit])
-        notes.append(f"limit: {limit:,} of {len(listing.ids):,} images (rule: drawn at random with seed 0)")
+        notes.append(f"limit: {limit:,} of {len(listing.ids):,} {samples} (rule: drawn at random with seed 0)")
         listing = listing.take(keep)
     if not listing.ids:
-        raise DataError("The source holds no image.", where=str(source), fix=f"A source is {KINDS}.")
+        raise DataError(f"The source holds no {samples.rstrip('s')}.", where=str(source), fix=f"A source is {KINDS}.")
 
     def build(sink: Any) -> dict[str, Any]:
-        plan, failed = plan_images(listing, size=size, like=like, progress=progress, max_skipped=max_skipped)
-        with sink.started((plan.channels, plan.size, plan.size), plan.dtype):
-            decode_images(listing, plan, failed, sink.append, progress)
+        plan, failed = plan_samples(listing, reader, size=size, like=like, options=chosen, progress=progress,
+                                    max_skipped=max_skipped)
+        with sink.started(plan.shape, plan.dtype):
+            decode_samples(listing, reader, plan, failed, sink.append, progress)
         if len(failed) == len(listing.ids):
-            check_skipped([Skipped(listing.ids[i], reason) for i, reason in failed.items()], 0, 1.0, listing.source)
-        images = sink.finish()
-        mean, std = measure(images, scale_of(images.dtype))
-        return {"failed": [[i, failed[i]] for i in sorted(failed)], "notes": plan.notes, "mean": mean, "std": std,
+            check_skipped([Skipped(listing.ids[i], reason) for i, reason in failed.items()], 0, 1.0, listing.source,
+                          samples)
+        return {"failed": [[i, failed[i]] for i in sorted(failed)], "notes": plan.notes,
+                "measured": reader.measure(sink.finish()), "traits": getattr(plan, "traits", {}),
                 "content": sink.content()}
 
     if cache is False or not listing.cached:
@@ -85,22 +95,29 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
         images = memory.finish()
     else:
         folder = disk.cache_folder(None if cache is True else cache)
-        wanted = None if like is None else (like.size, like.channels, like.scale)
-        key = digest(disk.VERSION, MAX_PIXELS, listing.stamp, digest(*listing.ids), size, limit, wanted)
+        wanted = None if like is None else (like.extent, like.channels, like.scale, sorted(like.traits.items()))
+        key = digest(disk.VERSION, MAX_PIXELS, listing.stamp, digest(*listing.ids), size, limit, wanted,
+                     listing.modality, sorted(chosen.items()))
         images, meta = disk.load_or_build(folder, key, lambda path: build(_File(path)),
                                           lambda: progress(0, 1, "waiting for another process") if progress else None)
         notes.append(f"cache: {images.nbytes / 1e6:,.0f} MB in {folder}")
     return _assemble(listing, images, meta, notes, max_skipped)
 
 
-def list_source(source: str) -> Listing:
-    """What a source holds, without decoding anything. Raises DataError when it is not recognised."""
+def list_source(source: str, *, modality: str | None = None) -> Listing:
+    """What a source holds, without decoding anything. Raises DataError when it is not recognised.
+
+    Args:
+        source: as given by the user.
+        modality: what its samples are; by rule when None.
+    """
     whole, ids = split_ids(source)
     if ids is not None:
-        return restrict(list_source(whole), ids, source)
+        return restrict(list_source(whole, modality=modality), ids, source)
     name, split = _parse(source)
-    if name == "digits" and not Path(name).exists():
-        return list_digits(split)
+    named = {} if Path(name).exists() else _named()
+    if name in named:
+        return named[name](split)
     if name.startswith("hf:"):
         return list_hub(name[3:], split)
     path = Path(name).expanduser()
@@ -110,11 +127,20 @@ def list_source(source: str) -> Listing:
         except OSError:
             beside = []
         raise DataError(f"There is no file, folder or known source '{source}'.", where=source,
-                        fix=f"A source is {KINDS}.{nearest(str(path), [*beside, 'digits'])}")
+                        fix=f"A source is {KINDS}.{nearest(str(path), [*beside, *_named()])}")
     if split and (path / split).is_dir() and not parquet_files(path):
         path, split = path / split, None
+    for name in NAMES[1:] if modality is None else (modality,):
+        found = importlib.import_module(f"osteon.data.{name}").list_path(path, source, asked=modality is not None)
+        if found is not None:
+            return found.only(split) if split else found
     listing = _list_folder(path, source) if path.is_dir() else _list_file(path, source)
     return listing.only(split) if split else listing
+
+
+def _named() -> dict[str, Callable[[str | None], Listing]]:
+    """Sources known by name, of every modality."""
+    return {name: lister for modality in NAMES for name, lister in named_sources(modality).items()}
 
 
 def _parse(source: str) -> tuple[str, str | None]:
@@ -151,18 +177,20 @@ def _assemble(listing: Listing, images: np.ndarray, meta: dict[str, Any], notes:
               max_skipped: float) -> Dataset:
     failed = {int(i): str(reason) for i, reason in meta["failed"]}
     skipped = [*listing.skipped, *(Skipped(listing.ids[i], reason) for i, reason in failed.items())]
-    check_skipped(skipped, len(images), max_skipped, listing.source)
+    samples, rules = find(listing.modality).SAMPLES, codec(listing.modality).rules
+    check_skipped(skipped, len(images), max_skipped, listing.source, samples)
     kept = listing.take([i for i in range(len(listing.ids)) if i not in failed]) if failed else listing
     labels, names, label_notes = encode_labels(kept.labels, kept.class_names, kept.ids, kept.source)
     notes = [*notes, *meta["notes"], *label_notes]
     if listing.encoded:
-        notes.append(f"decoding: {RULES}")
+        notes.append(f"decoding: {rules}")
     if skipped:
         notes.append(f"skipped: {len(skipped):,} of {len(images) + len(skipped):,} could not be used; first: "
                      f"{skipped[0].id} {skipped[0].reason}")
     if len(images) == 1:
-        notes.append("images: there is only one; nothing can be learned from it")
-    spec = make_spec(images, labels, names, meta["mean"], meta["std"], notes)
+        notes.append(f"{samples}: there is only one; nothing can be learned from it")
+    spec = make_spec(images, labels, names, tuple(meta["measured"]), notes, modality=listing.modality,
+                     traits={**listing.traits, **meta["traits"]})
     label_mark = "" if labels is None else labels.tobytes().hex()
     fingerprint = digest(meta["content"], images.shape, images.dtype, *kept.ids, label_mark, *names)
     return Dataset(images, kept.ids, listing.source, fingerprint, spec, labels, names, kept.groups, kept.split, skipped,

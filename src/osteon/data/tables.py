@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from osteon.core.errors import DataError, nearest
 from osteon.data.folders import SPLIT_NAMES, walk
 from osteon.data.listing import Listing, RawLabel, digest, unique_ids
-from osteon.modalities.image import Payload
+from osteon.modalities import Payload
 
-_PATHS = ("path", "file", "file_name", "filename", "image")
+_PATHS = ("path", "file", "file_name", "filename", "image", "sound")
 _IMAGES = ("image", "img", "bytes", "path", "file", "file_name", "filename")
 _LABELS = ("label", "labels")
 _COLUMNS = "path (or file, image, bytes), and where known label (or labels), group, split"
@@ -50,8 +50,26 @@ def list_csv(path: Path, source: str) -> Listing:
     label_column = next((name for name in _LABELS if name in columns), None)
     labels = _split_labels(column(label_column) or [], label_column == "labels") if label_column else None
     where = [path.parent / name for name in names]
+    groups = column("group") or column("speaker")
     return Listing(source, unique_ids(name.replace(os.sep, "/") for name in names), lambda i: where[i],
-                   _stamp([path, *where]), labels=labels, groups=column("group"), split=column("split"))
+                   _stamp([path, *where]), labels=labels, groups=groups, split=column("split"))
+
+
+def path_suffixes(path: Path) -> set[str]:
+    """Ending of the first file a manifest names, in lower case; empty where the manifest names none or is damaged."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head, first = file.readline(), file.readline()
+    except (OSError, UnicodeDecodeError):
+        return set()
+    separator = "\t" if "\t" in head else ";" if ";" in head and "," not in head else ","
+    try:
+        names, cells = (next(csv.reader([line], delimiter=separator), []) for line in (head, first))
+    except csv.Error:
+        return set()
+    columns = [name.strip().lower() for name in names]
+    key = next((columns.index(name) for name in _PATHS if name in columns), None)
+    return set() if key is None or key >= len(cells) else {os.path.splitext(cells[key].strip())[1].lower()}
 
 
 def list_parquet(files: Sequence[Path], source: str, root: Path) -> Listing:

@@ -18,7 +18,7 @@ from osteon.evaluators.ncm import NCM
 from osteon.parts.intervals import Interval, t_interval
 
 CARD = Card(kind="evaluator", name="few_shot",
-            papers=("Prototypical Networks for Few-shot Learning",), modalities=("image",),
+            papers=("Prototypical Networks for Few-shot Learning",), modalities=("any",),
             differs="frozen features and the nearest class mean of unit-length samples; nothing is trained on "
                     "episodes; supports come from the training data and queries from the test data; one label a "
                     "sample",

@@ -18,7 +18,7 @@ from osteon.parts.neighbours import centred_unit, nearest
 from osteon.parts.subsets import holdout
 
 CARD = Card(kind="evaluator", name="knn",
-            papers=("Rethinking Nearest Neighbors for Visual Classification",), modalities=("image",),
+            papers=("Rethinking Nearest Neighbors for Visual Classification",), modalities=("any",),
             differs="votes are divided by their sum (the authors' code leaves that to the caller) and computed "
                     "relative to the nearest neighbour, which changes nothing but underflow at small temperatures; the "
                     "authors' re-weighted training loss is not part of this evaluation; equal distances are ordered "

@@ -18,7 +18,7 @@ CARD = Card(kind="evaluator", name="label_free",
             papers=("RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by "
                     "Their Rank",
                     "Understanding Contrastive Representation Learning through Alignment and Uniformity on the "
-                    "Hypersphere"), modalities=("image",),
+                    "Hypersphere"), modalities=("any",),
             differs="singular values come from the D x D Gram matrix in float64; uniformity uses every pair of at most "
                     "`pairs_from` samples drawn by the seed; effective_rank is the same entropy on centred features",
             cost="one D x D eigendecomposition")

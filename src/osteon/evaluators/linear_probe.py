@@ -19,7 +19,7 @@ from osteon.parts.subsets import holdout
 
 CARD = Card(kind="evaluator", name="linear_probe",
             papers=("Understanding intermediate layers using linear classifier probes",
-                    "Ridge Regression: Biased Estimation for Nonorthogonal Problems"), modalities=("image",),
+                    "Ridge Regression: Biased Estimation for Nonorthogonal Problems"), modalities=("any",),
             differs="an exact fit on cached features (closed-form ridge, or L-BFGS) instead of epochs of SGD with "
                     "augmentation; features are standardised by training statistics; the strength of the penalty is "
                     "chosen on a validation part of the training data, never on test",

@@ -17,7 +17,7 @@ from osteon.evaluators._inputs import Array, features, labelled, labels, one_hot
 
 CARD = Card(kind="evaluator", name="ncm",
             papers=("A Simple Baseline that Questions the Use of Pretrained-Models in Continual Learning",),
-            modalities=("image",),
+            modalities=("any",),
             differs="returns softmax(-d^2) over the classes seen, whose order is that of the distances; any pooled "
                     "features instead of the class token of one ViT; with several labels a sample, each label "
                     "compares the mean of samples with it and without it; the paper's headline number is the average "

@@ -10,15 +10,17 @@ import functools
 import io
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
 
-#: What a source hands over for one image: encoded bytes, the path of an encoded file, or pixels (H, W) or (H, W, C).
-Payload = bytes | Path | np.ndarray
+from osteon.modalities._base import Control, Payload, Unreadable
+from osteon.modalities._image_controls import image_statistics, raw_pixels
+from osteon.parts.types import DataSpec
 
 #: Pillow's own hard limit; an image that claims more is refused from its header, before anything is decoded.
 MAX_PIXELS = 178_956_970
@@ -39,11 +41,45 @@ _UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4
             8: Image.Transpose.ROTATE_90}
 _GREY = ("1", "L", "LA", "La")
 _DEPTHS = {"I": "uint16", "F": "float32"}
-_SCALES = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 
-class Unreadable(Exception):
-    """An image that cannot be used; the message is the reason shown to the user."""
+#: What several samples are called.
+SAMPLES = "images"
+
+
+def _apart(reader: Callable[[np.ndarray], np.ndarray]) -> Control:
+    """A control that learns nothing from the training part."""
+    def both(train: np.ndarray, test: np.ndarray, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
+        first, second = (np.asarray(reader(part.astype(np.float32) / spec.scale), np.float32) for part in (train, test))
+        return first, second
+
+    return both
+
+
+#: Features that cost no training, shown beside every result.
+CONTROLS: dict[str, Control] = {"raw pixels": _apart(raw_pixels), "image statistics": _apart(image_statistics)}
+
+
+def backbone_options(spec: DataSpec) -> dict[str, Any]:
+    """A backbone learns what it needs to know of images from their channels and size."""
+    return {}
+
+
+def picture(values: np.ndarray, spec: DataSpec, like: np.ndarray | None = None) -> np.ndarray:
+    """(B, C, H, W) values in [0, 1] -> (B, H, W, 3) uint8; float data are stretched to the 1st to 99th percentile.
+
+    One channel is shown grey, three as colours, any other number by its first three (or first) channels.
+
+    Args:
+        values: images divided by their scale.
+        spec: of the data.
+        like: images whose percentiles count; ``values`` themselves when None.
+    """
+    around = values if like is None else like
+    low, high = (0.0, 1.0) if spec.scale != 1.0 else (float(v) for v in np.percentile(around, [1, 99]))
+    a = np.asarray(values, dtype=np.float32).transpose(0, 2, 3, 1)
+    a = a[..., :3] if a.shape[-1] >= 3 else np.repeat(a[..., :1], 3, axis=-1)
+    return (np.clip((a - low) / max(high - low, 1e-12), 0, 1) * 255).round().astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -54,11 +90,6 @@ class Header:
     width: int
     channels: int
     dtype: str
-
-
-def scale_of(dtype: np.dtype | str) -> float:
-    """Number that maps stored values to about [0, 1]: 255 (uint8), 65535 (uint16), 1 (float32)."""
-    return _SCALES[np.dtype(dtype).name]
 
 
 @contextlib.contextmanager
@@ -145,36 +176,6 @@ def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
     if (name, dtype) == ("uint16", "uint8"):
         return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     raise Unreadable(f"has {name} values among {dtype} ones: what their range means is unknown")
-
-
-def measure(images: np.ndarray, scale: float, *, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel after division by ``scale``, over all pixels of (N, C, S, S).
-
-    Exact for integers (counted value by value); float values are summed in double precision, chunk by chunk
-    (Chan et al. 1979, pairwise update).
-    """
-    channels = images.shape[1]
-    if images.dtype.kind == "u":
-        bins = 256 if images.dtype == np.uint8 else 65536
-        counts = np.zeros((channels, bins), np.int64)
-        for start in range(0, len(images), chunk):
-            for c in range(channels):
-                counts[c] += np.bincount(images[start:start + chunk, c].ravel(), minlength=bins)
-        values = np.arange(bins, dtype=np.float64) / scale
-        share = counts / counts.sum(1, keepdims=True)
-        mean = share @ values
-        variance = (share * (values[None] - mean[:, None]) ** 2).sum(1)
-    else:
-        total, mean, spread = 0, np.zeros(channels), np.zeros(channels)
-        for start in range(0, len(images), chunk):
-            part = images[start:start + chunk].astype(np.float64) / scale
-            size = part.shape[0] * part.shape[2] * part.shape[3]
-            part_mean = part.mean((0, 2, 3))
-            shift = part_mean - mean
-            spread += ((part - part_mean[:, None, None]) ** 2).sum((0, 2, 3)) + shift**2 * total * size / (total + size)
-            mean, total = mean + shift * size / (total + size), total + size
-        variance = spread / max(1, total)
-    return tuple(float(m) for m in mean), tuple(float(s) for s in np.sqrt(variance))
 
 
 @functools.lru_cache(maxsize=1)

@@ -46,10 +46,10 @@ class Around(Objective):
         """The view the task sees (drawn once more from the same streams), unmasked; the image where it has no such."""
         views = getattr(self.inner, "views", None)
         if callable(views):
-            x = views(batch["image"], draws)[0].x
-            if x.shape[-1] == self.data.size:
+            x = views(batch[self.data.modality], draws)[0].x
+            if x.shape[2:] == self.data.extent:
                 return x
-        return normalise(batch["image"], self.data)
+        return normalise(batch[self.data.modality], self.data)
 
     def after_step(self, step: Step) -> None:
         """What the task does."""

@@ -52,7 +52,7 @@ class Joint(Objective):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Embed every view; see the class docstring for the entries."""
-        views = self.views(batch["image"], draws)
+        views = self.views(batch[self.data.modality], draws)
         features = run_views(self.backbone, views, concat=self.concat_views)
         encoded = {"features": features[0].detach()}
         encoded["z"] = run_heads(self.projector, features, concat=self.concat_views)

@@ -7,10 +7,11 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from osteon.backbones import Backbone
 from osteon.parts.objective import Objective
-from osteon.parts.targets import patchify, unpatchify
+from osteon.parts.targets import unpatchify
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
 from osteon.views import Views
 
@@ -19,7 +20,8 @@ class Masked(Objective):
     """Hide part of a sample and predict it from the rest.
 
     A method fills in :meth:`mask` and :meth:`predict`, and may change :meth:`target` and :meth:`error`. The loss is
-    the mean over hidden tokens of the per-token error, then the mean over samples.
+    the mean over hidden tokens of the per-token error, then the mean over samples. Where a token shows a member of a
+    vocabulary rather than values, its error is the cross-entropy of the predicted scores.
 
     Args:
         backbone: network to train.
@@ -37,26 +39,28 @@ class Masked(Objective):
         self.notes = list(views.notes)
 
     @abstractmethod
-    def mask(self, grid: tuple[int, int], draws: Draws) -> Tensor:
+    def mask(self, grid: tuple[int, ...], draws: Draws) -> Tensor:
         """(B, N) bool over the token grid, True = hidden, the same count in every sample."""
 
     @abstractmethod
     def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions (B, N, patch*patch*C) from the visible part of x (B, C, H, W), and pooled features (B, D)."""
+        """Predictions (B, N, shown_width) from the visible part of x (B, C, *extent), and pooled features (B, D)."""
 
     def target(self, x: Tensor) -> Tensor:
-        """What is to be predicted for every token, (B, N, patch*patch*C): normalised pixels by default."""
-        return patchify(x, self.patch)
+        """What is to be predicted for every token: its values (B, N, shown_width), or its word (B, N)."""
+        return self.backbone.shown(x)
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Error of every token, (B, N)."""
+        if self.backbone.discrete:
+            return F.cross_entropy(prediction.float().transpose(1, 2), target, reduction="none")
         difference = prediction.float() - target.float()
         return (difference.abs() if self.norm == "l1" else difference.square()).mean(-1)
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Per-sample loss ``"loss"`` (B,) and pooled ``"features"``."""
-        x = self.views(batch["image"], draws)[0].x
-        mask = self.mask(self.backbone.grid(*x.shape[-2:]), draws.fork("mask"))
+        x = self.views(batch[self.data.modality], draws)[0].x
+        mask = self.mask(self.backbone.grid(*x.shape[2:]), draws.fork("mask"))
         prediction, pooled = self.predict(x, mask)
         return {"loss": hidden_mean(self.error(prediction, self.target(x)), mask), "features": pooled.detach()}
 
@@ -68,20 +72,31 @@ class Masked(Objective):
     @torch.no_grad()
     def reconstruct(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
         """Input, input with hidden patches at zero (the data's mean), and prediction pasted into the hidden part."""
+        if self.backbone.discrete:
+            return self._rewrite(batch, step)
         draws = Draws.of(batch, step)
-        x = self.views(batch["image"], draws)[0].x
-        grid = self.backbone.grid(*x.shape[-2:])
+        x = self.views(batch[self.data.modality], draws)[0].x
+        grid = self.backbone.grid(*x.shape[2:])
         mask = self.mask(grid, draws.fork("mask"))
         prediction, _ = self.predict(x, mask)
-        shown = patchify(x, self.patch)
+        shown = self.backbone.shown(x)
         pixels = self.to_pixels(prediction.float(), shown)
         hidden = mask[..., None]
         corrupted = torch.where(hidden, torch.zeros_like(shown), shown)
         output = torch.where(hidden, pixels, shown)
         return x, unpatchify(corrupted, self.patch, grid), unpatchify(output, self.patch, grid)
 
+    def _rewrite(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """The same in words (B, 1, T): hidden ones are -1 in the corrupted text, the likeliest word in the output."""
+        draws = Draws.of(batch, step)
+        x = self.views(batch[self.data.modality], draws)[0].x
+        mask = self.mask(self.backbone.grid(*x.shape[2:]), draws.fork("mask"))
+        words, guess = self.backbone.shown(x), self.predict(x, mask)[0].argmax(-1)
+        corrupted = words.masked_fill(mask, -1)
+        return x, corrupted[:, None], torch.where(mask, guess, words)[:, None]
+
     def to_pixels(self, prediction: Tensor, patches: Tensor) -> Tensor:
-        """Turn predictions into normalised pixels (B, N, patch*patch*C), for pictures only."""
+        """Turn predictions into normalised values (B, N, shown_width), for pictures only."""
         return prediction
 
 

@@ -6,6 +6,7 @@ the network can look at whole images afterwards.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, cast
 
 import torch
@@ -15,7 +16,7 @@ from osteon.backbones import Backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.objectives._masked import Masked
-from osteon.parts.targets import patchify, standardise_patches, unstandardise_patches
+from osteon.parts.targets import standardise_patches, unstandardise_patches
 from osteon.parts.transformer import Mlp
 from osteon.parts.types import DataSpec, Draws
 from osteon.views import make_views
@@ -24,7 +25,7 @@ CARD = Card(
     kind="objective",
     name="aim",
     papers=("Scalable Pre-training of Large Autoregressive Image Models",),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="The loss is the mean over the patches after each sample's prefix, then over samples, so that every sample "
     "counts alike whatever its prefix. The head is as wide as the trunk and 4 blocks deep instead of 2048 and 12. The "
     "trunk and the MLPs keep their biases. Class and register tokens, which the paper's trunk lacks, belong to the "
@@ -91,8 +92,8 @@ class AIM(Masked):
         head_dim: width of the prediction head; 0 = the backbone's.
         head_depth: residual MLP blocks of the head.
         norm_pix: predict patches standardised by their own mean and deviation.
-        crop_min: smallest area share of the random crop.
-        flip: mirror left-right at random.
+        crop_min: smallest area share of the random crop; None = 0.4 of images, the modality's own of others.
+        flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
     # The paper's rate at batch 4096, though its trunks are far larger; the square root keeps Adam's noise scale.
@@ -100,26 +101,27 @@ class AIM(Masked):
                         "weight_decay": 0.05, "warmup": 0.05, "clip": 1.0}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, head_dim: int = 0, head_depth: int = 4,
-                 norm_pix: bool = True, crop_min: float = 0.4, flip: bool = True) -> None:
-        super().__init__(backbone, data, views=make_views("crop_flip", data, flip=flip, min_scale=crop_min))
-        grid = backbone.grid(data.size, data.size)
+                 norm_pix: bool = True, crop_min: float | None = None, flip: bool | None = None) -> None:
+        super().__init__(backbone, data, views=make_views("crop_flip", data, flip=flip, min_scale=crop_min,
+                                                          usual={"min_scale": 0.4}))
+        grid = backbone.grid(*data.extent)
         backbone.positions(grid)  # a network without this door is refused here, not at the first step
-        if grid[0] * grid[1] < 2:
+        if math.prod(grid) < 2:
             raise UsageError("An image of a single patch has no next patch.", where="aim",
                              fix="Use smaller patches, e.g. --set patch=4.")
-        self.norm_pix = norm_pix
+        self.norm_pix = norm_pix and not backbone.discrete
         width = backbone.token_dim
-        self.head = PatchHead(width, head_dim or width, head_depth, self.patch**2 * data.channels)
+        self.head = PatchHead(width, head_dim or width, head_depth, backbone.shown_width)
 
-    def mask(self, grid: tuple[int, int], draws: Draws) -> Tensor:
+    def mask(self, grid: tuple[int, ...], draws: Draws) -> Tensor:
         """The patches after each sample's prefix, (B, N); their number differs between samples."""
-        n = grid[0] * grid[1]
+        n = math.prod(grid)
         prefix = draw_prefix(n, draws)
         return torch.arange(n, device=prefix.device) >= prefix[:, None]
 
     def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Entry t + 1 is what token t predicts; entry 0, which nothing predicts, is zero and always in the prefix."""
-        places = self.backbone.positions(self.backbone.grid(*x.shape[-2:]))
+        places = self.backbone.positions(self.backbone.grid(*x.shape[2:]))
         tokens = self.backbone.stem(x) + places
         special = self.backbone.prefix(len(x)).to(tokens.dtype)  # class and register tokens
         count = special.shape[1]
@@ -130,8 +132,8 @@ class AIM(Masked):
         return torch.cat([torch.zeros_like(following[:, :1]), following], 1), read.mean(1)
 
     def target(self, x: Tensor) -> Tensor:
-        """Pixels of each patch, standardised within the patch when ``norm_pix``."""
-        patches = patchify(x, self.patch)
+        """Values of each patch, standardised within the patch when ``norm_pix``; words as they are."""
+        patches = self.backbone.shown(x)
         return standardise_patches(patches) if self.norm_pix else patches
 
     def to_pixels(self, prediction: Tensor, patches: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class BarlowTwins(Joint):
         head_width: width of the projector's three layers; 0 = 4 times the backbone's width, 256 to 8192.
         head_norm: normalisation in the projector, ``batch`` (the paper's) or ``layer`` (exact under accumulation).
         crop_min: smallest area share of a crop; 0 = the rule of the view recipe.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of colour jitter.
     """
 
@@ -48,7 +48,7 @@ class BarlowTwins(Joint):
     concat_views: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, redundancy: float = 0.0, head_width: int = 0,
-                 head_norm: Literal["batch", "layer"] = "batch", crop_min: float = 0.0, flip: bool = True,
+                 head_norm: Literal["batch", "layer"] = "batch", crop_min: float = 0.0, flip: bool | None = None,
                  strength: float = 1.0) -> None:
         width = width_of(backbone.dim, head_width, times=4, most=8192)
         super().__init__(

@@ -22,7 +22,7 @@ CARD = Card(
     kind="objective",
     name="byol",
     papers=("Bootstrap your own latent: A new approach to self-supervised Learning",),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="Heads are twice as wide as the backbone (256 to 4096) instead of always 4096. The companion's momentum "
     "starts at 0.99 (the paper's for 300 epochs) instead of 0.996 (1,000 epochs). AdamW instead of LARS.",
     cost="2 forwards per image, and 2 of the companion",
@@ -47,7 +47,7 @@ class BYOL(Joint):
         head_width: hidden width of projector and predictor; 0 = twice the backbone's width, 256 to 4096.
         out: width of the embedding.
         crop_min: smallest area share of a crop; 0 = the rule of the view recipe.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of colour jitter.
     """
 
@@ -57,7 +57,7 @@ class BYOL(Joint):
     concat_views: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, momentum: float = 0.99, head_width: int = 0,
-                 out: int = 256, crop_min: float = 0.0, flip: bool = True, strength: float = 1.0) -> None:
+                 out: int = 256, crop_min: float = 0.0, flip: bool | None = None, strength: float = 1.0) -> None:
         width = width_of(backbone.dim, head_width, times=2, most=4096)
         super().__init__(
             backbone, data,

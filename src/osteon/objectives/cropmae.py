@@ -16,7 +16,7 @@ from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.objectives._masked import hidden_mean
 from osteon.parts.objective import Objective
-from osteon.parts.positions import sincos_2d
+from osteon.parts.positions import sincos
 from osteon.parts.targets import patchify, standardise_patches, unpatchify, unstandardise_patches
 from osteon.parts.transformer import Attention
 from osteon.parts.types import Batch, DataSpec, Draws, Features, Geometry, Loss, Step, View
@@ -164,7 +164,7 @@ class CropMAE(Objective):
         if crop_min is None:
             crop_min, sign = (0.2, "<=") if data.size <= SMALL else (0.1, ">")
             self.notes.append(f"crop_min = {crop_min:g} because the images are {sign} {SMALL} pixels")
-        self.grid = backbone.grid(data.size, data.size)
+        self.grid = backbone.grid(*data.extent)
         tokens = self.grid[0] * self.grid[1]
         self.visible = visible_count(ratio, tokens)
         self.notes.append(f"{self.visible} of {tokens} patches of the masked view are visible")
@@ -172,7 +172,7 @@ class CropMAE(Objective):
         self.outer_scale, self.inner_scale = (crop_min, 1.0), (inner_min, inner_max)
         self.patch = backbone.stride
         dim = decoder_dim or max(64, backbone.dim // 2 // 16 * 16)
-        self.decoder = CrossDecoder(backbone.token_dim, self.patch**2 * data.channels, sincos_2d(self.grid, dim),
+        self.decoder = CrossDecoder(backbone.token_dim, backbone.shown_width, sincos(self.grid, dim),
                                     depth=decoder_depth, dropout=dropout)
 
     def views(self, images: Tensor, draws: Draws) -> tuple[View, View]:
@@ -218,7 +218,7 @@ class CropMAE(Objective):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Per-sample loss ``"loss"`` (B,) and pooled ``"features"`` of the view that is seen whole."""
-        seen, masked = self.views(batch["image"], draws)
+        seen, masked = self.views(batch[self.data.modality], draws)
         mask = self.mask(draws)
         prediction, pooled = self.predict(seen.x, masked.x, mask)
         return {"loss": self.losses(prediction, masked.x, mask), "features": pooled.detach()}
@@ -232,7 +232,7 @@ class CropMAE(Objective):
     def reconstruct(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """The masked view, its visible patches, and the predictions pasted into the hidden ones."""
         draws = Draws.of(batch, step)
-        seen, masked = self.views(batch["image"], draws)
+        seen, masked = self.views(batch[self.data.modality], draws)
         mask = self.mask(draws)
         true, guess = patchify(masked.x, self.patch), self.predict(seen.x, masked.x, mask)[0].float()
         if self.norm_pix:

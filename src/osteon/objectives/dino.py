@@ -92,7 +92,7 @@ class DINO(Joint):
         bottleneck: width before the last layer.
         crop_min: smallest area share of a full crop, largest of a small one; 0 = the paper's 0.4, 0.5 for
             images under 16 pixels.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of the colour jitter; None = 1 (the paper's), 0.5 up to 32 pixels.
     """
 
@@ -106,7 +106,7 @@ class DINO(Joint):
                  momentum: float = 0.97, centre_momentum: float = 0.9, freeze: float = 0.01, n_local: int = -1,
                  global_size: int = 0, local_size: int = 0, head_width: int = 0,
                  head_norm: Literal["none", "batch", "layer"] = "batch", bottleneck: int = 256,
-                 crop_min: float = 0.0, flip: bool = True, strength: float | None = None) -> None:
+                 crop_min: float = 0.0, flip: bool | None = None, strength: float | None = None) -> None:
         for name, value in (("temperature", temperature), ("teacher_start", teacher_start),
                             ("teacher_end", teacher_end)):
             if value <= 0:

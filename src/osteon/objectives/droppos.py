@@ -6,6 +6,7 @@ that narrows to nothing during training, and patches that look like the whole im
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -26,7 +27,7 @@ CARD = Card(
     kind="objective",
     name="droppos",
     papers=("DropPos: Pre-Training Vision Transformers by Reconstructing Dropped Positions",),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="Soft targets sum to 1 in every row; the authors' code divides by the sums of the wrong axis, so that "
     "theirs range from 0.89 to 1.11. Without a class token the mean of the patch tokens takes its place in the "
     "weights. The Gaussian narrows by the step, not by the epoch. The decoder is half as wide as the encoder (at least "
@@ -37,7 +38,7 @@ CARD = Card(
 )
 
 
-def position_targets(grid: tuple[int, int], sigma: float) -> Tensor:
+def position_targets(grid: tuple[int, ...], sigma: float) -> Tensor:
     """Where a patch may be said to lie: row i is proportional to ``exp(-distance(i, j)^2 / sigma^2)`` and sums to 1.
 
     Args:
@@ -47,10 +48,10 @@ def position_targets(grid: tuple[int, int], sigma: float) -> Tensor:
     Returns:
         (N, N) float32.
     """
-    n = grid[0] * grid[1]
+    n = math.prod(grid)
     if sigma**2 < 1e-6:  # the nearest neighbour's share is below any float's, and the quotient would overflow
         return torch.eye(n)
-    place = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).view(n, 2)
+    place = torch.cartesian_prod(*(torch.arange(side) for side in grid)).view(n, len(grid))
     squared = (place[:, None] - place[None]).square().sum(-1)
     return (-squared / sigma**2).softmax(dim=1)
 
@@ -112,8 +113,8 @@ class DropPos(Objective):
         attention_temperature: temperature of these weights.
         decoder_dim: width of the decoder; 0 = half the encoder's, at least 64.
         decoder_depth: blocks of the decoder.
-        crop_min: smallest area share of the random crop.
-        flip: mirror left-right at random.
+        crop_min: smallest area share of the random crop; None = 0.2 of images, the modality's own of others.
+        flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
     # The paper's 1.5e-4 per 256 at batch 2048 is 1.2e-3; the square root keeps Adam's noise scale at small batches.
@@ -122,11 +123,11 @@ class DropPos(Objective):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, ratio: float = 0.75, position_ratio: float = 0.75,
                  sigma: float = 1.0, attentive: bool = True, attention_temperature: float = 0.1, decoder_dim: int = 0,
-                 decoder_depth: int = 2, crop_min: float = 0.2, flip: bool = True) -> None:
+                 decoder_depth: int = 2, crop_min: float | None = None, flip: bool | None = None) -> None:
         super().__init__(backbone, data)
-        self.grid = backbone.grid(data.size, data.size)
+        self.grid = backbone.grid(*data.extent)
         backbone.positions(self.grid)  # a network without this door is refused here, not at the first step
-        places = self.grid[0] * self.grid[1]
+        places = math.prod(self.grid)
         shown = places - hidden_count(ratio, places)
         if not hidden_count(position_ratio, shown):
             raise UsageError(f"Of {places} patches {shown} are shown and none of them loses its position.",
@@ -134,7 +135,7 @@ class DropPos(Objective):
         if sigma < 0 or attention_temperature <= 0:
             raise UsageError(f"sigma = {sigma} or attention_temperature = {attention_temperature} is out of range.",
                              where="droppos", fix="Give sigma >= 0 and attention_temperature > 0.")
-        self.views = make_views("crop_flip", data, flip=flip, min_scale=crop_min)
+        self.views = make_views("crop_flip", data, flip=flip, min_scale=crop_min, usual={"min_scale": 0.2})
         self.notes = list(self.views.notes)
         self.ratio, self.position_ratio, self.sigma = ratio, position_ratio, sigma
         self.attentive, self.attention_temperature = attentive, attention_temperature
@@ -145,7 +146,7 @@ class DropPos(Objective):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Per sample, summed over lost positions: weighted ``"error"``, ``"hits"`` and the weights, each (B,)."""
-        x = self.views(batch["image"], draws)[0].x
+        x = self.views(batch[self.data.modality], draws)[0].x
         keep = visible_indices(random_mask(self.grid, self.ratio, draws.fork("mask")))  # (B, K)
         lost = random_mask((1, keep.shape[1]), self.position_ratio, draws.fork("positions"))  # (B, K)
         features = self.look(x, keep, lost)

@@ -67,7 +67,7 @@ class GMML(Objective):
         align: blocks begin and end at multiples of this many pixels; 1 = anywhere, so that patches are spoilt in part.
         n_views: views of an image, each rebuilt by itself.
         crop_min: smallest area share of a crop; None = 0.05, or 0.2 up to 32 pixels.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
     """
 
     # The authors' 5e-4 per 256 images; a square root of the batch for small ones.
@@ -77,7 +77,7 @@ class GMML(Objective):
     def __init__(self, backbone: Backbone, data: DataSpec, *, ratio_min: float = 0.5, ratio_max: float = 0.75,
                  alien: float = 0.3, alien_chance: float = 0.5, fill: Literal["noise", "zeros"] = "noise",
                  max_side: float = 0.3, align: int = 1, n_views: int = 2, crop_min: float | None = None,
-                 flip: bool = True) -> None:
+                 flip: bool | None = None) -> None:
         super().__init__(backbone, data)
         if not 0 < ratio_min <= ratio_max < 1 or not 0 < alien < 1:
             raise UsageError("The shares of spoilt pixels must lie between 0 and 1, the smallest first.",
@@ -96,7 +96,7 @@ class GMML(Objective):
         self.blocks, self.norm = _layers(backbone)
         width = backbone.token_dim
         hidden = [part for _ in range(3) for part in (nn.Linear(width, width), nn.GELU())]
-        self.head = nn.Sequential(*hidden, nn.Linear(width, self.patch**2 * data.channels))
+        self.head = nn.Sequential(*hidden, nn.Linear(width, backbone.shown_width))
 
     def groups(self, ratio: float, draws: Draws) -> Tensor:
         """Connected groups of pixels, the same number in every sample: (B, H, W) bool, True = spoilt."""
@@ -115,14 +115,14 @@ class GMML(Objective):
 
     def triples(self, batch: Batch, draws: Draws) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Clean view, spoilt view and mask for every view."""
-        clean = [view.x for view in self.views(batch["image"], draws)]
+        clean = [view.x for view in self.views(batch[self.data.modality], draws)]
         shift = (draws.fork("donor").rand().cpu() * max(1, draws.total - 1)).long() + 1
         rows = (draws.rows.cpu() + shift) % draws.total
         if len(draws.rows) == draws.total:  # the donors' views are at hand
             place = torch.empty(draws.total, dtype=torch.int64).scatter_(0, draws.rows.cpu(), torch.arange(draws.total))
             donors = [x[place[rows].to(x.device)] for x in clean]
         else:
-            donors = [view.x for view in self.views(draws.take("image", rows), draws.at(rows))]
+            donors = [view.x for view in self.views(draws.take(self.data.modality, rows), draws.at(rows))]
         return [(x, *self.corrupt(x, donor, draws.fork(f"spoil{i}")))
                 for i, (x, donor) in enumerate(zip(clean, donors, strict=True))]
 

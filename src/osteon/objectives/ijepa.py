@@ -17,7 +17,7 @@ from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.companion import Companion
 from osteon.parts.objective import Objective
-from osteon.parts.positions import sincos_2d
+from osteon.parts.positions import sincos
 from osteon.parts.transformer import Block
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
 from osteon.views import make_views
@@ -27,7 +27,7 @@ CARD = Card(
     kind="objective",
     name="ijepa",
     papers=("Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture",),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="The loss is the authors' code's smooth L1 distance to layer-normalised targets, not the paper's squared "
     "distance to plain ones (option loss=l2 squares it). The predictor is half as wide as the encoder and 3 blocks "
     "deep instead of 384 and 6 to 12. Context is cut to the smallest count of the global batch, not of each process's.",
@@ -123,8 +123,8 @@ class IJEPA(Objective):
         predictor_depth: blocks of the predictor.
         momentum: start of the moving average's momentum, which rises linearly to 1.
         loss: ``smooth_l1`` (the authors' code) or ``l2`` (the paper).
-        crop_min: smallest area share of the random crop.
-        flip: mirror left-right at random.
+        crop_min: smallest area share of the random crop; None = 0.3 of images, the modality's own of others.
+        flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
     additive: ClassVar[bool] = True
@@ -134,24 +134,24 @@ class IJEPA(Objective):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, targets: int = 4, target_min: float = 0.15,
                  target_max: float = 0.2, context_min: float = 0.85, predictor_dim: int = 0, predictor_depth: int = 3,
-                 momentum: float = 0.996, loss: Literal["smooth_l1", "l2"] = "smooth_l1", crop_min: float = 0.3,
+                 momentum: float = 0.996, loss: Literal["smooth_l1", "l2"] = "smooth_l1", crop_min: float | None = None,
                  flip: bool = False) -> None:
         super().__init__(backbone, data)
         if loss not in ("smooth_l1", "l2"):
             raise UsageError(f"There is no loss {loss!r}.", where="loss", fix="Give smooth_l1 or l2.")
-        self.views = make_views("crop_flip", data, flip=flip, min_scale=crop_min)
+        self.views = make_views("crop_flip", data, flip=flip, min_scale=crop_min, usual={"min_scale": 0.3})
         self.notes = list(self.views.notes)
         self.targets, self.momentum, self.loss = targets, momentum, loss
         self.target_scale, self.context_scale = (target_min, target_max), (context_min, 1.0)
         dim = predictor_dim or max(32, backbone.token_dim // 2 // 16 * 16)
-        grid = backbone.grid(data.size, data.size)
-        self.predictor = Predictor(backbone.token_dim, sincos_2d(grid, dim), predictor_depth)
+        grid = backbone.grid(*data.extent)
+        self.predictor = Predictor(backbone.token_dim, sincos(grid, dim), predictor_depth)
         self.companion = Companion(backbone=backbone)
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Per-sample distance ``"loss"`` (B,) and pooled ``"features"`` of the context."""
-        x = self.views(batch["image"], draws)[0].x
-        at, blocks = ijepa_blocks(self.backbone.grid(*x.shape[-2:]), draws.fork("mask"), targets=self.targets,
+        x = self.views(batch[self.data.modality], draws)[0].x
+        at, blocks = ijepa_blocks(self.backbone.grid(*x.shape[2:]), draws.fork("mask"), targets=self.targets,
                                   target_scale=self.target_scale, context_scale=self.context_scale)
         wanted = torch.stack(blocks, 1)  # (B, T, M)
         features = self.backbone(x, keep=at)

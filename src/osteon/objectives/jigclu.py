@@ -118,7 +118,7 @@ class JigClu(Objective):
         order = torch.randperm(PARTS * draws.total, generator=draws.fork("montage").generator())
         item = order.view(draws.total, PARTS)[draws.rows]
         source, part = item // PARTS, item % PARTS
-        images = draws.take("image", source.flatten())  # whole images, wherever they live
+        images = draws.take(self.data.modality, source.flatten())  # whole images, wherever they live
         tiles: Tensor | None = None
         for which in range(PARTS):
             places = (part.flatten() == which).nonzero()[:, 0]

@@ -91,7 +91,7 @@ class LOOK(Objective):
         head_width: hidden width of the head; 0 = the backbone's width, 128 to 2048.
         out: width of the head's output.
         crop_min: smallest area share of the random crop.
-        flip: mirror left-right at random.
+        flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
     recipe: ClassVar = {"optimizer": "adamw", "lr": 2e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
@@ -99,7 +99,7 @@ class LOOK(Objective):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, k: int = 50, temperature: float = 0.1,
                  queue: int = 1024, momentum: float = 0.9, head_layers: int = 2, head_width: int = 0,
-                 out: int = 128, crop_min: float = 0.4, flip: bool = True) -> None:
+                 out: int = 128, crop_min: float = 0.4, flip: bool | None = None) -> None:
         if data.num_classes < 2 or data.multi_label:
             raise UsageError("LOOK needs labelled data with one class a sample, and at least two classes.",
                              where="objective look")
@@ -126,7 +126,7 @@ class LOOK(Objective):
         for key in ("label", "index"):
             if key not in batch:
                 raise UsageError(f"LOOK needs the {key} of every sample.", where=f"batch entries {sorted(batch)}")
-        x = self.views(batch["image"], draws)[0].x
+        x = self.views(batch[self.data.modality], draws)[0].x
         pooled = self.backbone(x).pooled
         with torch.no_grad():
             t = self.companion["projector"](self.companion["backbone"](x).pooled)

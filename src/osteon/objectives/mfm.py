@@ -91,7 +91,7 @@ class MFM(Objective):
         gamma: power of the distance.
         clamp: cut filtered values to [0, 1] before normalisation; None = unless the data have an arbitrary range.
         crop_min: smallest area share of the random crop.
-        flip: mirror left-right at random.
+        flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
     # The paper's 3e-4 per 512 images is 1.2e-3 at its batch of 2048; a square root of the batch for short runs.
@@ -99,7 +99,8 @@ class MFM(Objective):
                         "weight_decay": 0.05, "warmup": 0.05, "clip": 3.0}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, radius: float = 0.0, low_pass: float | None = None,
-                 gamma: float = 1.0, clamp: bool | None = None, crop_min: float = 0.2, flip: bool = True) -> None:
+                 gamma: float = 1.0, clamp: bool | None = None, crop_min: float = 0.2,
+                 flip: bool | None = None) -> None:
         super().__init__(backbone, data)
         self.patch = backbone.stride
         if data.size % self.patch:
@@ -118,7 +119,7 @@ class MFM(Objective):
             raise UsageError(f"A disc of radius {self.radius:g} leaves nothing to predict in images of {data.size} "
                              "pixels.", where="radius", fix=f"Give a radius between 1 and {data.size // 2}.")
         self.register_buffer("low", low, persistent=False)
-        self.head = nn.Linear(backbone.token_dim, self.patch**2 * data.channels)
+        self.head = nn.Linear(backbone.token_dim, backbone.shown_width)
 
     low: Tensor
 
@@ -139,7 +140,7 @@ class MFM(Objective):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Per sample the distances summed over the frequencies taken out, ``"error"`` (B,), and their number."""
-        x = self.views(batch["image"], draws)[0].x
+        x = self.views(batch[self.data.modality], draws)[0].x
         band = self.band(draws.fork("band"))
         with statistics_kept(self.backbone) as normed:
             prediction, pooled = self.predict(self.corrupt(x, band))
@@ -159,7 +160,7 @@ class MFM(Objective):
     def reconstruct(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
         """Input, filtered input, and the input's kept frequencies completed by predicted ones."""
         draws = Draws.of(batch, step)
-        x = self.views(batch["image"], draws)[0].x
+        x = self.views(batch[self.data.modality], draws)[0].x
         band = self.band(draws.fork("band"))
         corrupted = self.corrupt(x, band)
         prediction, _ = self.predict(corrupted)

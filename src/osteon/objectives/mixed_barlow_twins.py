@@ -74,7 +74,7 @@ class MixedBarlowTwins(Joint):
         head_width: width of the hidden layer, half that of the output; 0 = the backbone's width, 256 to 4096.
         head_norm: normalisation in the head, ``batch`` (the paper's) or ``layer`` (exact under accumulation).
         crop_min: smallest area share of a crop; 0 = the rule of the view recipe.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of colour jitter.
     """
 
@@ -84,7 +84,7 @@ class MixedBarlowTwins(Joint):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, redundancy: float = 0.0, mixing: float = 4.0,
                  alpha: float = 1.0, head_width: int = 0, head_norm: Literal["batch", "layer"] = "batch",
-                 crop_min: float = 0.0, flip: bool = True, strength: float = 1.0) -> None:
+                 crop_min: float = 0.0, flip: bool | None = None, strength: float = 1.0) -> None:
         width = width_of(backbone.dim, head_width, times=1, most=4096)
         super().__init__(
             backbone, data,
@@ -95,14 +95,14 @@ class MixedBarlowTwins(Joint):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Embed two views and a blend: ``"z"`` (B, 2, P), ``"m"`` (B, P), ``"partner"`` (B,) rows, ``"share"`` (B,)."""
-        views = self.views(batch["image"], draws)
+        views = self.views(batch[self.data.modality], draws)
         features = run_views(self.backbone, views, concat=False)
         encoded = {"features": features[0].detach(), "z": run_heads(self.projector, features, concat=False)}
         if self.mixing:
             mix = draws.fork("mix")
             share, partner = mix.shared_beta(self.alpha, self.alpha), mix.permutation()[draws.rows]
             # The partner may live on another rank or in another micro-batch: draw its second view again from its row.
-            other = self.views(draws.take("image", partner), draws.at(partner))[1].x
+            other = self.views(draws.take(self.data.modality, partner), draws.at(partner))[1].x
             blend = self.backbone(share * views[0].x + (1 - share) * other).pooled
             encoded |= {"m": self.projector(blend), "partner": partner.to(blend.device),
                         "share": share.expand(len(partner)).clone()}

@@ -64,7 +64,7 @@ class MoCoV3(Joint):
         freeze_patch: keep a ViT's patch embedding at its initial values, for stability (sec. 4.2); no effect on
             convolutional backbones.
         crop_min: smallest area share of a crop; 0 = the rule of the view recipe.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of colour jitter.
     """
 
@@ -74,7 +74,7 @@ class MoCoV3(Joint):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, temperature: float = 0.2, momentum: float = 0.99,
                  head_layers: int = 0, head_width: int = 0, out: int = 256, freeze_patch: bool = True,
-                 crop_min: float = 0.0, flip: bool = True, strength: float = 1.0) -> None:
+                 crop_min: float = 0.0, flip: bool | None = None, strength: float = 1.0) -> None:
         if temperature <= 0:
             raise UsageError(f"temperature={temperature} must be positive.", where="--set temperature")
         tokens = backbone.kind == "tokens"

@@ -28,7 +28,7 @@ CARD = Card(
         "A Simple Framework for Contrastive Learning of Visual Representations",
         "Big Self-Supervised Models are Strong Semi-Supervised Learners",
     ),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="The loss is the mean over all 2B views; the authors' release adds the two views' means, twice as much. "
     "The head's width is the backbone's (at least 128) rather than fixed at 2048. The second stage's linear-head "
     "fine-tuning and distillation are not part of this objective. AdamW instead of LARS.",
@@ -64,7 +64,7 @@ class SimCLR(Joint):
         head_width: width of the hidden layers; 0 = the backbone's width, at least 128.
         out: width of the embedding.
         crop_min: smallest area share of a crop; None = by the size of the images.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of the colour jitter; None = by the size of the images.
     """
 
@@ -72,7 +72,7 @@ class SimCLR(Joint):
                         "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, temperature: float = 0.1, head_layers: int = 3,
-                 head_width: int = 0, out: int = 128, crop_min: float | None = None, flip: bool = True,
+                 head_width: int = 0, out: int = 128, crop_min: float | None = None, flip: bool | None = None,
                  strength: float | None = None) -> None:
         if temperature <= 0:
             raise UsageError(f"temperature={temperature} must be positive.", where="--set temperature")

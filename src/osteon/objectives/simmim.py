@@ -5,6 +5,7 @@ Xie et al. 2022, arXiv:2111.09886, section 3.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -22,7 +23,7 @@ CARD = Card(
     kind="objective",
     name="simmim",
     papers=("SimMIM: A Simple Framework for Masked Image Modeling",),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="The side of a hidden cell follows the image (a sixth of it, in whole tokens) instead of 32 pixels at 192 "
     "and 224. Positions are the backbone's own instead of a relative bias shared by all layers. Hierarchical "
     "Transformers (Swin) are not covered.",
@@ -32,10 +33,10 @@ CARD = Card(
 )
 
 
-def default_unit(grid: tuple[int, int]) -> int:
+def default_unit(grid: tuple[int, ...]) -> int:
     """Side of a hidden cell in tokens: a sixth of the grid (32 of 192 px), rounded, lowered until it divides it."""
     wanted = max(1, round(min(grid) / 6))
-    return next(u for u in range(wanted, 0, -1) if grid[0] % u == 0 and grid[1] % u == 0)
+    return next(u for u in range(wanted, 0, -1) if all(side % u == 0 for side in grid))
 
 
 class SimMIM(Masked):
@@ -46,8 +47,8 @@ class SimMIM(Masked):
         data: what the data look like.
         ratio: share of cells hidden; their number is rounded up.
         unit: side of a hidden cell in tokens, a divisor of the grid; 0 = a sixth of the grid.
-        crop_min: smallest area share of the random crop.
-        flip: mirror left-right at random.
+        crop_min: smallest area share of the random crop; None = 0.67 of images, the modality's own of others.
+        flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
     norm: ClassVar = "l1"
@@ -56,23 +57,24 @@ class SimMIM(Masked):
                         "warmup": 0.1, "clip": 5.0}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, ratio: float = 0.6, unit: int = 0,
-                 crop_min: float = 0.67, flip: bool = True) -> None:
-        super().__init__(backbone, data, views=make_views("crop_flip", data, flip=flip, min_scale=crop_min))
-        grid = backbone.grid(data.size, data.size)
+                 crop_min: float | None = None, flip: bool | None = None) -> None:
+        super().__init__(backbone, data, views=make_views("crop_flip", data, flip=flip, min_scale=crop_min,
+                                                          usual={"min_scale": 0.67}))
+        grid = backbone.grid(*data.extent)
         self.ratio, self.unit = ratio, unit or default_unit(grid)
         if not unit:
             self.notes.append(f"unit = {self.unit}: hidden cells of {self.unit * self.patch} px, rule: a sixth of the "
                               "grid, lowered until it divides it")
         one = Draws(Step(0, 1), torch.zeros(1, dtype=torch.int64), 1)
         hidden = int(self.mask(grid, one).sum())  # the policy checks ratio and unit, and counts
-        if not 0 < hidden < grid[0] * grid[1]:
-            raise UsageError(f"ratio={ratio} hides {hidden} of {grid[0] * grid[1]} tokens: some must be hidden and "
+        if not 0 < hidden < math.prod(grid):
+            raise UsageError(f"ratio={ratio} hides {hidden} of {math.prod(grid)} tokens: some must be hidden and "
                              "some must stay.", where="ratio", fix="Set another ratio, or a smaller unit.")
         self.mask_token = nn.Parameter(torch.zeros(backbone.token_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        self.head = nn.Linear(backbone.token_dim, self.patch**2 * data.channels)
+        self.head = nn.Linear(backbone.token_dim, backbone.shown_width)
 
-    def mask(self, grid: tuple[int, int], draws: Draws) -> Tensor:
+    def mask(self, grid: tuple[int, ...], draws: Draws) -> Tensor:
         """Random square cells of tokens, the same number in every sample."""
         return block_mask(grid, self.ratio, draws, unit=self.unit)
 

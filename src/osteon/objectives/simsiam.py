@@ -53,7 +53,7 @@ class SimSiam(Joint):
         head_width: width of the projector's three layers and of the embedding; 0 = the backbone's width, 256 to 2048.
         bottleneck: hidden width of the predictor; 0 = a quarter of the embedding's.
         crop_min: smallest area share of a crop; 0 = the rule of the view recipe.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of colour jitter; 0 = the rule of the view recipe.
     """
 
@@ -63,7 +63,7 @@ class SimSiam(Joint):
     concat_views: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, head_width: int = 0, bottleneck: int = 0,
-                 crop_min: float = 0.0, flip: bool = True, strength: float = 0.0) -> None:
+                 crop_min: float = 0.0, flip: bool | None = None, strength: float = 0.0) -> None:
         width = width_of(backbone.dim, head_width, times=1, most=2048)
         super().__init__(
             backbone, data,

@@ -79,7 +79,7 @@ class Up(nn.Module):
         return self.norm2(self.conv2(x))
 
 
-def upsample_mask(mask: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
+def upsample_mask(mask: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
     """Visibility of a finer map. (B, N) bool True = hidden -> (B, rows*factor, cols*factor) bool True = visible."""
     return (~mask).reshape(-1, *grid).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
@@ -94,7 +94,7 @@ class SparK(Masked):
         decoder_dim: width of the decoder at the smallest map, halved at every doubling; 0 = that of the map, at
             least 64.
         crop_min: smallest area share of the random crop.
-        flip: mirror left-right at random.
+        flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
     # The paper's 2e-4 * 4096 / 256 = 3.2e-3 at batch 4096 for LAMB; a square root of the batch for AdamW.
@@ -102,7 +102,7 @@ class SparK(Masked):
                         "weight_decay_end": 0.2, "warmup": 0.05, "clip": 5.0}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, ratio: float = 0.6, decoder_dim: int = 0,
-                 crop_min: float = 0.67, flip: bool = True) -> None:
+                 crop_min: float = 0.67, flip: bool | None = None) -> None:
         super().__init__(backbone, data, views=make_views("crop_flip", data, flip=flip, min_scale=crop_min))
         if data.size % self.patch or self.patch & (self.patch - 1) or self.patch < 2:
             raise UsageError(f"SparK's decoder doubles from the last map (stride {self.patch}) to the image of "
@@ -123,7 +123,7 @@ class SparK(Masked):
         self.ups = nn.ModuleList(Up(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.out = nn.Conv2d(widths[-1], data.channels, 1)
 
-    def mask(self, grid: tuple[int, int], draws: Draws) -> Tensor:
+    def mask(self, grid: tuple[int, ...], draws: Draws) -> Tensor:
         """Uniformly random cells of the coarsest map, the same number in every sample."""
         return random_mask(grid, self.ratio, draws)
 

@@ -24,7 +24,7 @@ CARD = Card(
     kind="objective",
     name="supervised",
     papers=("ResNet strikes back: An improved training procedure in timm",),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="Options of the paper's recipe, not its ImageNet schedule; off by default, since the default is the plain "
     "control. Repeated augmentation is a setting of training (repeats=3), LAMB another (optimizer=lamb).",
     rows=(253,),
@@ -65,8 +65,8 @@ class Supervised(Objective):
         data: what the data look like; must have classes.
         loss: cross-entropy, or binary cross-entropy per class (the default for multi-label data).
         augment: ``crop_flip``, ``randaugment``, ``simclr`` or ``none``.
-        crop_min: smallest area share of the random crop.
-        flip: mirror left-right at random.
+        crop_min: smallest area share of the random crop; None = 0.4 of images, the modality's own of others.
+        flip: mirror left-right at random; None = images are, samples of other modalities are not.
         mixup: Beta parameter of Mixup; 0 = off.
         cutmix: Beta parameter of CutMix; 0 = off.
         threshold: targets above it become 1 under binary cross-entropy; negative = soft.
@@ -79,8 +79,9 @@ class Supervised(Objective):
                         "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, loss: Literal["auto", "ce", "bce"] = "auto",
-                 augment: Literal["crop_flip", "randaugment", "simclr", "none"] = "crop_flip", crop_min: float = 0.4,
-                 flip: bool = True, mixup: float = 0.0, cutmix: float = 0.0, threshold: float = -1.0,
+                 augment: Literal["crop_flip", "randaugment", "simclr", "none"] = "crop_flip",
+                 crop_min: float | None = None, flip: bool | None = None,
+                 mixup: float = 0.0, cutmix: float = 0.0, threshold: float = -1.0,
                  smoothing: float = 0.0, weighting: Literal["auto", "none"] = "none",
                  head_only: bool = False) -> None:
         super().__init__(backbone, data)
@@ -105,7 +106,7 @@ class Supervised(Objective):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Logits and (mixed) targets of one view."""
-        x = self.views(batch["image"], draws)[0].x
+        x = self.views(batch[self.data.modality], draws)[0].x
         targets = self.targets(batch["label"])
         if self.mix is not None:
             x, targets = self.mix(x, targets, draws, self._partners)
@@ -116,7 +117,7 @@ class Supervised(Objective):
 
     def _partners(self, rows: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Views and targets of other rows of the global batch."""
-        return (self.views(draws.take("image", rows), draws)[0].x, self.targets(draws.take("label", rows)))
+        return (self.views(draws.take(self.data.modality, rows), draws)[0].x, self.targets(draws.take("label", rows)))
 
     def targets(self, label: Tensor) -> Tensor:
         """Labels as smoothed shares. (B,) int or (B, K) -> (B, K) float."""
@@ -139,9 +140,9 @@ class Supervised(Objective):
         return logits.sigmoid() if self.data.multi_label else logits.softmax(-1)
 
 
-def _views(augment: str, data: DataSpec, crop_min: float, flip: bool) -> Views:
+def _views(augment: str, data: DataSpec, crop_min: float | None, flip: bool | None) -> Views:
     if augment == "none":
         return make_views("none", data)
     if augment == "randaugment":
-        return make_views("supervised", data, min_scale=crop_min, flip=flip)
-    return make_views(augment, data, min_scale=crop_min, flip=flip, n_views=1)
+        return make_views("supervised", data, min_scale=crop_min, flip=flip, usual={"min_scale": 0.4})
+    return make_views(augment, data, min_scale=crop_min, flip=flip, n_views=1, usual={"min_scale": 0.4})

@@ -27,7 +27,7 @@ CARD = Card(
     kind="objective",
     name="swav",
     papers=("Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="eps is 0.03 instead of 0.05: the authors' first remedy where the loss stays near log K, as short runs on "
     "small images did. 4 local crops instead of 6, none under 16 pixels. The number of prototypes follows the number "
     "of classes (200 to 3000, 300 if unknown) instead of always 3000. The queue is off by default and, if asked for, "
@@ -82,7 +82,7 @@ class SwAV(Joint):
         out: width of the embedding.
         crop_min: smallest area share of a full crop, largest of a small one; 0 = by the
             size of the images.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of the colour jitter; None = by the size of the images.
     """
 
@@ -92,7 +92,7 @@ class SwAV(Joint):
     def __init__(self, backbone: Backbone, data: DataSpec, *, prototypes: int = 0, temperature: float = 0.1,
                  eps: float = 0.03, sinkhorn_iterations: int = 3, queue: int = 0, queue_start: float = 0.15,
                  freeze: float = 0.01, n_local: int = -1, global_size: int = 0, local_size: int = 0,
-                 head_width: int = 0, out: int = 128, crop_min: float = 0.0, flip: bool = True,
+                 head_width: int = 0, out: int = 128, crop_min: float = 0.0, flip: bool | None = None,
                  strength: float | None = None) -> None:
         if temperature <= 0:
             raise UsageError(f"temperature={temperature} must be positive.", where="--set temperature")

@@ -57,7 +57,7 @@ class TiCo(Joint):
         out: width D of the embedding.
         head_norm: normalisation in the head, ``batch`` (the paper's) or ``layer`` (exact under accumulation).
         crop_min: smallest area share of a crop; 0 = the rule of the view recipe.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of colour jitter.
     """
 
@@ -67,7 +67,7 @@ class TiCo(Joint):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, rho: float = 8.0, beta: float = 0.9,
                  momentum: float = 0.99, head_width: int = 0, out: int = 256,
-                 head_norm: Literal["batch", "layer"] = "batch", crop_min: float = 0.0, flip: bool = True,
+                 head_norm: Literal["batch", "layer"] = "batch", crop_min: float = 0.0, flip: bool | None = None,
                  strength: float = 1.0) -> None:
         width = width_of(backbone.dim, head_width, times=2, most=4096)
         super().__init__(
@@ -81,7 +81,7 @@ class TiCo(Joint):
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """The student sees view 1 only, the companion view 2 only: ``"z"`` and ``"t"`` (B, 1, P)."""
         assert self.companion is not None
-        first, second = self.views(batch["image"], draws)
+        first, second = self.views(batch[self.data.modality], draws)
         features = run_views(self.backbone, [first], concat=False)
         with torch.no_grad():
             taught = run_views(self.companion["backbone"], [second], concat=False)

@@ -23,7 +23,7 @@ CARD = Card(
     kind="objective",
     name="vicreg",
     papers=("VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="The variance terms of the two views are averaged and the squared difference is averaged over dimensions, "
     "as the authors' release does; the paper's equations sum both (on one batch 22.44 here, 44.88 with summed variance "
     "terms). The expander is 4 times as wide as the backbone (256 to 8192) instead of always 8192. AdamW instead of "
@@ -61,7 +61,7 @@ class VICReg(Joint):
         head_width: width of the expander's three layers; 0 = 4 times the backbone's width, 256 to 8192.
         head_norm: normalisation in the expander, ``batch`` (the paper's) or ``layer`` (exact under accumulation).
         crop_min: smallest area share of a crop; 0 = the rule of the view recipe.
-        flip: mirror views left-right at random.
+        flip: mirror views left-right at random; None = images are, other samples are not.
         strength: strength of colour jitter.
     """
 
@@ -71,7 +71,7 @@ class VICReg(Joint):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, sim: float = 25.0, var: float = 25.0, cov: float = 1.0,
                  head_width: int = 0, head_norm: Literal["batch", "layer"] = "batch", crop_min: float = 0.0,
-                 flip: bool = True, strength: float = 1.0) -> None:
+                 flip: bool | None = None, strength: float = 1.0) -> None:
         width = width_of(backbone.dim, head_width, times=4, most=8192)
         super().__init__(
             backbone, data,

@@ -125,7 +125,7 @@ def measure(network: Backbone, *, latency: bool = False) -> Cost:
     """
     training = network.training
     network.eval()
-    x = torch.zeros(1, network.channels, network.size, network.size, device=_device(network))
+    x = torch.zeros(1, network.channels, *network.extent, device=_device(network))
     flops = count_forward(network, x)
     time_taken = milliseconds(network, 1) if latency else math.nan
     network.train(training)
@@ -140,7 +140,7 @@ def spent(network: Backbone, unit: str) -> float:
         return float(file_bytes(network))
     if unit == "latency":
         return milliseconds(network, 1)
-    return float(count_forward(network, torch.zeros(1, network.channels, network.size, network.size,
+    return float(count_forward(network, torch.zeros(1, network.channels, *network.extent,
                                                     device=_device(network))))
 
 
@@ -166,7 +166,7 @@ def file_bytes(network: nn.Module) -> int:
 def milliseconds(network: Backbone, batch: int, *, times: int = TIMED) -> float:
     """Median wall-clock milliseconds of a forward pass of a batch, after one that warms up."""
     device = _device(network)
-    x = torch.randn(batch, network.channels, network.size, network.size, device=device,
+    x = torch.randn(batch, network.channels, *network.extent, device=device,
                     generator=torch.Generator(device).manual_seed(0))
     seconds = []
     for _ in range(1 + times):

@@ -1,10 +1,12 @@
-"""Where a token lies: fixed sine-cosine positions on a grid, and learned ones carried to another grid.
+"""Where a token lies: fixed sine-cosine positions on a grid of any number of sides, and learned ones carried over.
 
 Sine-cosine: Vaswani et al. 2017, arXiv:1706.03762, section 3.5, applied to columns and rows as in MAE (He et al. 2022,
 arXiv:2111.06377, appendix A.1). Interpolation: Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.2.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -21,25 +23,32 @@ def sincos_1d(places: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def sincos_2d(grid: tuple[int, int], dim: int, *, reference: tuple[int, int] | None = None,
-              temperature: float = 10000.0) -> Tensor:
-    """Fixed positions of a grid of tokens in raster order: (1, rows * columns, dim) float32.
+def sincos(grid: tuple[int, ...], dim: int, *, reference: tuple[int, ...] | None = None,
+           temperature: float = 10000.0) -> Tensor:
+    """Fixed positions of a grid of tokens in raster order: (1, N, dim) float32.
 
-    The first half of the width codes the column, the second half the row.
+    Every side gets an equal, even share of the width, the last side first: of images the first half codes the column,
+    the second half the row. What three sides leave over (at most 4 numbers) is zero.
 
     Args:
-        grid: (rows, columns).
-        dim: width, a multiple of 4.
+        grid: sides of the grid, (rows, columns) for images.
+        dim: width, a multiple of 2, of images a multiple of 4.
         reference: the grid the network was built for. Another grid is taken to show the same field of view, so that its
             cell centres are placed between the reference's; None counts cells from 0.
         temperature: the longest wavelength is about 2 pi times this many cells.
     """
-    if dim % 4:
-        raise UsageError(f"Sine-cosine positions need a width that is a multiple of 4, not {dim}.", where="dim")
-    rows, columns = (_places(grid[a], (reference or grid)[a]) for a in (0, 1))
-    x, y = sincos_1d(columns, dim // 2, temperature), sincos_1d(rows, dim // 2, temperature)
-    shape = (grid[0], grid[1], dim // 2)
-    return torch.cat([x[None].expand(shape), y[:, None].expand(shape)], dim=2).reshape(1, -1, dim).float()
+    sides = len(grid)
+    multiple = 4 if sides == 2 else 2
+    share = dim // (2 * sides) * 2
+    if dim % multiple or not share:
+        raise UsageError(f"Sine-cosine positions need a width that is a multiple of {multiple}, not {dim}.",
+                         where="dim")
+    parts = []
+    for side in reversed(range(sides)):
+        code = sincos_1d(_places(grid[side], (reference or grid)[side]), share, temperature)
+        parts.append(code.view(*(grid[side] if s == side else 1 for s in range(sides)), share).expand(*grid, share))
+    full = torch.cat(parts, dim=-1).reshape(1, -1, share * sides).float()
+    return F.pad(full, (0, dim - full.shape[-1]))
 
 
 def _places(count: int, reference: int) -> Tensor:
@@ -47,12 +56,16 @@ def _places(count: int, reference: int) -> Tensor:
     return (torch.arange(count, dtype=torch.float64) + 0.5) * (reference / count) - 0.5
 
 
-def resample(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Carry learned positions (1, N, D) of ``grid`` to ``new_grid`` by bicubic interpolation: (1, N', D)."""
-    if positions.shape[1] != grid[0] * grid[1]:
-        raise UsageError(f"{positions.shape[1]} positions do not fill a grid of {grid[0]} x {grid[1]}.")
+def resample(positions: Tensor, grid: tuple[int, ...], new_grid: tuple[int, ...]) -> Tensor:
+    """Carry learned positions (1, N, D) of ``grid`` to ``new_grid``: (1, N', D).
+
+    Bicubic on grids with two sides, linear on one, trilinear on three.
+    """
+    if positions.shape[1] != math.prod(grid):
+        raise UsageError(f"{positions.shape[1]} positions do not fill a grid of {' x '.join(map(str, grid))}.")
     if grid == new_grid:
         return positions
-    field = positions.float().reshape(1, *grid, -1).permute(0, 3, 1, 2)
-    field = F.interpolate(field, size=new_grid, mode="bicubic", antialias=True, align_corners=False)
+    field = positions.float().reshape(1, *grid, -1).movedim(-1, 1)
+    mode = {1: "linear", 2: "bicubic", 3: "trilinear"}[len(grid)]
+    field = F.interpolate(field, size=new_grid, mode=mode, antialias=mode == "bicubic", align_corners=False)
     return field.flatten(2).transpose(1, 2).to(positions.dtype)

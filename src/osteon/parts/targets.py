@@ -1,4 +1,4 @@
-"""What masked objectives predict: patches of pixels, raw or standardised."""
+"""What masked objectives predict: patches of values, raw or standardised."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from torch import Tensor
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """Cut images into square patches. (B, C, H, W) -> (B, N, patch*patch*C), raster order, channels last in a patch."""
-    b, c, h, w = x.shape
-    x = x.reshape(b, c, h // patch, patch, w // patch, patch)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // patch) * (w // patch), patch * patch * c)
+    """Cut samples into patches of ``patch`` cells a side, whatever the number of sides.
+
+    Images: (B, C, H, W) -> (B, N, patch*patch*C), tokens in raster order, channels last in a patch.
+    """
+    sides = x.dim() - 2
+    cut = x.reshape(*x.shape[:2], *(n for side in x.shape[2:] for n in (side // patch, patch)))
+    order = [0, *(2 + 2 * i for i in range(sides)), *(3 + 2 * i for i in range(sides)), 1]
+    return cut.permute(order).reshape(x.shape[0], -1, patch**sides * x.shape[1])
 
 
-def unpatchify(tokens: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """Put patches back together. (B, N, patch*patch*C) -> (B, C, H, W)."""
-    b, _, width = tokens.shape
-    rows, cols = grid
-    c = width // (patch * patch)
-    x = tokens.reshape(b, rows, cols, patch, patch, c)
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, c, rows * patch, cols * patch)
+def unpatchify(tokens: Tensor, patch: int, grid: tuple[int, ...]) -> Tensor:
+    """Put patches back together. Images: (B, N, patch*patch*C) -> (B, C, H, W)."""
+    sides = len(grid)
+    x = tokens.reshape(tokens.shape[0], *grid, *[patch] * sides, -1)
+    order = [0, 2 * sides + 1, *(n for i in range(sides) for n in (1 + i, 1 + sides + i))]
+    return x.permute(order).reshape(tokens.shape[0], -1, *(side * patch for side in grid))
 
 
 def standardise_patches(tokens: Tensor, eps: float = 1e-6) -> Tensor:

@@ -1,7 +1,8 @@
 """The values that pass through osteon's doors.
 
 Shape letters used everywhere: B batch, C channels, H height, W width, N tokens, D width of features,
-K clusters or classes, h w sizes of a view.
+K clusters or classes, h w sizes of a view. A sample of any modality is an array (C, *extent): an image (C, H, W), a
+log-mel spectrogram (1, bands, frames), a series (C, T), a text (1, T), a row of a table (1, columns).
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-#: A batch on the device: ``{"image": (B,C,H,W) uint8|uint16|float32, "index": (B,) int64, "label": (B,) or (B,K)}``.
+#: A batch on the device: ``{modality: (B, C, *extent), "index": (B,) int64, "label": (B,) or (B, K)}``; images are
+#: ``{"image": (B, C, H, W) uint8|uint16|float32, ...}``.
 Batch = Mapping[str, Tensor]
 
 
@@ -22,15 +25,17 @@ class DataSpec:
     """What an objective needs to know about the data before it sees a batch.
 
     Args:
-        modality: ``"image"``.
+        modality: ``"image"``, ``"sound"``...: the key of the batch.
         channels: number of channels C.
-        size: side of the square images delivered by the loader, in pixels.
+        size: side of the square images delivered by the loader, in pixels; of other modalities the longest side.
         mean: per-channel mean of the values after division by ``scale``.
         std: per-channel standard deviation after division by ``scale``.
         scale: number that maps stored values to about [0, 1] (255 for uint8, 65535 for uint16).
         num_classes: number of classes, 0 when unlabelled.
         multi_label: whether a sample may have several labels.
         class_weights: weight per class (inverse frequency, mean 1) or empty.
+        shape: sides of a sample beyond its channels; empty = (size, size).
+        traits: what else the modality knows of its data, as JSON-ready values (sound: its rate; text: its tokens...).
     """
 
     modality: str
@@ -42,6 +47,13 @@ class DataSpec:
     num_classes: int = 0
     multi_label: bool = False
     class_weights: tuple[float, ...] = ()
+    shape: tuple[int, ...] = ()
+    traits: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Sides of a sample beyond its channels, e.g. (H, W)."""
+        return self.shape or (self.size, self.size)
 
 
 @dataclass
@@ -49,7 +61,7 @@ class Geometry:
     """Where a view lies in its source image.
 
     Args:
-        box: (B, 4) float x0, y0, x1, y1 as fractions of the source image.
+        box: (B, 4) float x0, y0, x1, y1 as fractions of the source image; of a sample with one side, y is 0 and 1.
         flip: (B,) bool, True where the view is mirrored left-right.
     """
 
@@ -59,7 +71,7 @@ class Geometry:
 
 @dataclass
 class View:
-    """One augmented view of a batch: ``x`` (B, C, h, w) normalised float, its geometry, and the drawn parameters."""
+    """One augmented view of a batch: ``x`` (B, C, *extent) as the network takes it, geometry, drawn parameters."""
 
     x: Tensor
     geometry: Geometry
@@ -73,14 +85,14 @@ class Features:
     Args:
         pooled: (B, D) one vector a sample.
         tokens: (B, N, D) in raster order, without class or register tokens; only the kept ones under ``keep``.
-        grid: (rows, columns) of the full token grid.
+        grid: sides of the full token grid, (rows, columns) for images.
         levels: feature pyramid, finest first, each (B, D_l, h_l, w_l); empty for plain ViTs.
         cls: (B, D) class token where there is one, else None.
     """
 
     pooled: Tensor
     tokens: Tensor
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     levels: list[Tensor] = field(default_factory=list)
     cls: Tensor | None = None
 
@@ -130,9 +142,9 @@ class Draws:
         self._count = 0
 
     @classmethod
-    def of(cls, batch: Batch, step: Step, key: str = "image") -> Draws:
+    def of(cls, batch: Batch, step: Step) -> Draws:
         """Draws for a batch that is the whole global batch (one process, no accumulation)."""
-        x = batch[key]
+        x = batch["index"] if "index" in batch else next(iter(batch.values()))
         n = x.shape[0]
         return cls(step, torch.arange(n), n, x.device, source=lambda k, rows: batch[k][rows.to(batch[k].device)])
 

@@ -103,7 +103,7 @@ class Progress:
         parts = [f"loss {float(loss):.4g}"] if loss is not None else []
         parts += [self._rank] if self._rank else []
         if self._images and now > self._begun:
-            parts.append(f"{self._images / (now - self._begun):.0f} images/s")
+            parts.append(f"{self._images / (now - self._begun):.0f} samples/s")
         return "  ".join(parts)
 
     def note(self, text: str) -> None:

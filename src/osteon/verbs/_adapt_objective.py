@@ -42,9 +42,9 @@ class AdaptObjective(Objective):
         if not 0 <= smoothing < 1:
             raise UsageError(f"smoothing lies in [0, 1), not {smoothing}.", where="--set smoothing")
         recipe = {"randaugment": "supervised"}.get(augment, augment)
+        one: dict[str, Any] = {"n_views": 1} if augment == "crop_flip" else {}
         self.views = (make_views("none", data) if augment == "none"
-                      else make_views(recipe, data, min_scale=crop_min, flip=flip,
-                                      **({"n_views": 1} if augment == "crop_flip" else {})))
+                      else make_views(recipe, data, min_scale=crop_min, flip=flip, **one))
         self.smoothing = smoothing
         self.notes = list(self.views.notes)
         weights = torch.tensor(data.class_weights) if weighting == "auto" and data.class_weights else None
@@ -59,7 +59,7 @@ class AdaptObjective(Objective):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Logits (B, K) and targets (B, K) of one view."""
-        features = self.adapter.encode(self.views(batch["image"], draws)[0].x)
+        features = self.adapter.encode(self.views(batch[self.data.modality], draws)[0].x)
         return {"logits": self.adapter.head(features), "targets": self.targets(batch["label"]),
                 "features": features.detach()}
 

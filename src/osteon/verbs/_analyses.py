@@ -20,7 +20,7 @@ from osteon.evaluators.projection_head import head_report
 from osteon.parts.subsets import holdout
 from osteon.parts.taps import taps
 from osteon.verbs._analysis_context import BATCH, Context, Finding, Section
-from osteon.verbs._model import Trained, extract, fit_images
+from osteon.verbs._model import Trained, extract, fit_samples
 
 #: most rows (tokens or positions) an analysis of a layer looks at, and most samples of a CKA
 ROWS, SAMPLES = 4096, 512
@@ -59,7 +59,7 @@ def layers(c: Context, model: Trained, names: list[str], count: int) -> dict[str
     with torch.no_grad(), taps(model.backbone, names) as seen:
         for start in range(0, count, BATCH):
             rows = np.arange(start, min(start + BATCH, count))
-            model.backbone(fit_images(c.data, model.spec, rows))
+            model.backbone(fit_samples(c.data, model.spec, rows))
             for n in names:
                 t = seen[n]
                 found[n].append(t.mean((2, 3)) if t.dim() == 4 else t.mean(1) if t.dim() == 3 else t)
@@ -165,7 +165,7 @@ def signal(c: Context) -> Section:
     untrained = build_backbone(like.name, channels=like.channels, size=like.size, **like.options)
     g = torch.Generator().manual_seed(c.seed)
     # In training mode: batch norm at initialisation means the batch's statistics.
-    noise = torch.randn(64, like.channels, like.size, like.size, generator=g)
+    noise = torch.randn(64, like.channels, *like.extent, generator=g)
     start = signal_propagation.signal_propagation(untrained.train(), noise)
     now = signal_propagation.signal_propagation(like.eval(), c.images(np.arange(min(256, len(c.data)))))
     out.columns = ["Block", "Squared mean, untrained", "Variance, untrained", "Branch variance, untrained",

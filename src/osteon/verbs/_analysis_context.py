@@ -11,7 +11,7 @@ from torch import Tensor
 
 from osteon.core.run import RunFolder
 from osteon.data import Dataset
-from osteon.verbs._model import Trained, extract, fit_images
+from osteon.verbs._model import Trained, extract, fit_samples
 
 #: samples a forward pass
 BATCH = 256
@@ -77,4 +77,4 @@ class Context:
 
     def images(self, rows: np.ndarray) -> Tensor:
         """Normalised images (B, C, S, S)."""
-        return fit_images(self.data, self.model.spec, rows)
+        return fit_samples(self.data, self.model.spec, rows)

@@ -27,7 +27,7 @@ class Pooled(nn.Module):
         return self.backbone(x).pooled
 
 
-def write_program(path: Path, backbone: nn.Module, channels: int, size: int) -> Path:
+def write_program(path: Path, backbone: nn.Module, channels: int, extent: tuple[int, ...]) -> Path:
     """Write a program with a free batch size and check it, read back, on another batch.
 
     It holds weights and a graph as text; no example inputs, whose format would be a pickle.
@@ -36,7 +36,7 @@ def write_program(path: Path, backbone: nn.Module, channels: int, size: int) -> 
         UsageError: the program does not give the backbone's features.
     """
     model = Pooled(backbone).eval()
-    example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    example = torch.randn(2, channels, *extent, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch.export
         program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
@@ -46,7 +46,7 @@ def write_program(path: Path, backbone: nn.Module, channels: int, size: int) -> 
                 torch.export.save(program, file)
             with open(temporary, "rb") as file:
                 again = torch.export.load(file).module()
-            x = torch.randn(5, channels, size, size, generator=torch.Generator().manual_seed(1))
+            x = torch.randn(5, channels, *extent, generator=torch.Generator().manual_seed(1))
             with torch.no_grad():
                 refuse_difference(model(x), again(x), path)
     return path

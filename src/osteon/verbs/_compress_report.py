@@ -50,7 +50,7 @@ def kept_bytes(network: Backbone) -> int:
     trial = copy.deepcopy(network).train()
     for parameter in trial.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    x = torch.randn(KEPT_BATCH, trial.channels, trial.size, trial.size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(KEPT_BATCH, trial.channels, *trial.extent, generator=torch.Generator().manual_seed(0))
     with SavedBytes(trial) as kept:
         trial(x)
         return kept.total

@@ -51,7 +51,7 @@ def _vit_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
 def _vit_state(backbone: Backbone, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Fixed positions become a table, as timm keeps them."""
     with torch.no_grad():
-        positions = backbone.positions(backbone.grid(backbone.size, backbone.size))
+        positions = backbone.positions(backbone.grid(*backbone.extent))
     return {**state, "pos_embed": positions.detach().cpu().contiguous().clone()}
 
 
@@ -71,7 +71,7 @@ def write_timm(folder: Path, backbone: Backbone, spec: DataSpec, class_names: Se
     architecture, arguments, state = timm_form(backbone)
     fixed = {"in_chans": backbone.channels, "num_classes": 0}
     if architecture.startswith("vit") or "img_size" in arguments:
-        fixed["img_size"] = backbone.size
+        fixed["img_size"] = backbone.extent[0]
     model = timm.create_model(architecture, **{**arguments, **fixed})
     model.load_state_dict(state)
     _compare(backbone, model, folder)
@@ -82,13 +82,13 @@ def write_timm(folder: Path, backbone: Backbone, spec: DataSpec, class_names: Se
     write_text(folder / "config.json", json.dumps({
         "architecture": architecture, "num_classes": 0, "num_features": backbone.dim, "label_names": list(class_names),
         "model_args": {**arguments, **fixed},
-        "pretrained_cfg": {"input_size": [backbone.channels, backbone.size, backbone.size], "fixed_input_size": False,
+        "pretrained_cfg": {"input_size": [backbone.channels, *backbone.extent], "fixed_input_size": False,
                            "interpolation": "bilinear", "crop_pct": scale, "crop_mode": "squash",
                            "mean": list(spec.mean), "std": list(spec.std), "num_classes": 0}}, indent=2) + "\n")
     return folder
 
 
 def _compare(backbone: Backbone, model: nn.Module, folder: Path) -> None:
-    x = torch.randn(3, backbone.channels, backbone.size, backbone.size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(3, backbone.channels, *backbone.extent, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         refuse_difference(backbone.eval()(x).pooled, model.eval()(x), folder)

@@ -20,7 +20,7 @@ from osteon.parts.state_algebra import StateFile, Weights, is_statistic
 from osteon.parts.subsets import holdout
 from osteon.verbs._adapt_store import reopen
 from osteon.verbs._arms import quality
-from osteon.verbs._model import extract, fit_images, spec_from
+from osteon.verbs._model import extract, fit_samples, spec_from
 
 #: samples a forward pass
 BATCH = 256
@@ -82,7 +82,7 @@ def measure_statistics(backbone: Backbone, data: Dataset, spec: Any, batches: in
     for i, rows in enumerate(np.array_split(order, max(1, len(order) // BATCH))):
         for norm in norms:
             norm.momentum = 1 / (i + 1)  # a plain mean of the batches, the first of which replaces what was there
-        backbone(fit_images(data, spec, np.sort(rows)))
+        backbone(fit_samples(data, spec, np.sort(rows)))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     backbone.eval()
@@ -127,7 +127,7 @@ class HeldOut:
             with torch.inference_mode():
                 for start in range(0, len(self.val), BATCH):
                     rows = np.arange(start, min(start + BATCH, len(self.val)))
-                    parts.append(self.host.module(fit_images(self.val, self.host.spec, rows)).float().numpy())
+                    parts.append(self.host.module(fit_samples(self.val, self.host.spec, rows)).float().numpy())
             return np.concatenate(parts)
         x = extract(self.host.backbone, self.val, self.host.spec)
         count = self.labels.shape[1] if self.labels.ndim == 2 else max(2, len(self.val.class_names))
@@ -167,7 +167,7 @@ class FewShots:
         self.host.fill(weights)
         module = self.host.module.eval().requires_grad_(True)
         module.zero_grad(set_to_none=True)
-        x = fit_images(self.train, self.host.spec, rows)
+        x = fit_samples(self.train, self.host.spec, rows)
         if self.means is None:
             logits = module(x)
         else:

@@ -92,8 +92,8 @@ def spec_from(data: dict[str, Any]) -> DataSpec:
     return DataSpec(**values)
 
 
-def fit_images(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:
-    """Images of a data set as the model expects them: its size, its scaling, its statistics. (B, C, S, S) float32.
+def fit_samples(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:
+    """Samples of a data set as the model expects them: its size, its scaling, its statistics. (B, C, *extent) float32.
 
     The rule: values are divided by the scale of *this* data set's storage type (so 16-bit and 8-bit data meet in
     [0, 1]), resized to the training size with antialiasing, then normalised with the statistics kept with the weights.
@@ -101,15 +101,31 @@ def fit_images(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:
     Raises:
         DataError: when the number of channels differs.
     """
+    if dataset.modality != spec.modality:
+        raise DataError(f"The model was trained on {spec.modality}, this source holds {dataset.modality}.",
+                        where=dataset.source, fix="Give data of the same kind.")
     if dataset.spec.channels != spec.channels:
         raise DataError(f"The model was trained on {spec.channels}-channel data; this source has "
                         f"{dataset.spec.channels} channels.", where=dataset.source)
-    x = dataset.batch(rows)["image"].float() / dataset.spec.scale
-    if x.shape[-1] != spec.size:
-        x = torch.nn.functional.interpolate(x, size=(spec.size, spec.size), mode="bilinear", antialias=True,
-                                            align_corners=False)
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+    x = resized(dataset.batch(rows)[spec.modality].float() / dataset.spec.scale, spec)
+    mean, std = (torch.tensor(v).view(1, -1, *[1] * (x.dim() - 2)) for v in (spec.mean, spec.std))
     return (x - mean) / std
+
+
+def resized(x: Tensor, spec: DataSpec) -> Tensor:
+    """Images (B, C, H, W) at the model's size; samples of other modalities must have it already.
+
+    Raises:
+        DataError: when they have another.
+    """
+    if x.shape[2:] == spec.extent:
+        return x
+    if spec.modality != "image":
+        raise DataError(f"The model takes {spec.modality} of {' x '.join(map(str, spec.extent))}; this source holds "
+                        f"{' x '.join(map(str, x.shape[2:]))}.", where=spec.modality,
+                        fix="Read it like the data the model was trained on: open_source(source, like=model.spec).")
+    return torch.nn.functional.interpolate(x.float(), size=spec.extent, mode="bilinear", antialias=True,
+                                           align_corners=False)
 
 
 @torch.inference_mode()
@@ -122,6 +138,6 @@ def extract(backbone: Backbone, dataset: Dataset, spec: DataSpec, *, batch_size:
     out = np.empty((len(dataset), backbone.dim), dtype=np.float32)
     for start in range(0, len(dataset), batch_size):
         rows = np.arange(start, min(start + batch_size, len(dataset)))
-        out[rows] = backbone(fit_images(dataset, spec, rows).to(device)).pooled.float().cpu().numpy()
+        out[rows] = backbone(fit_samples(dataset, spec, rows).to(device)).pooled.float().cpu().numpy()
     backbone.train(was_training).to(home)
     return out

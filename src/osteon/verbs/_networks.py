@@ -21,6 +21,7 @@ from osteon.parts.types import DataSpec, Step
 from osteon.train.loop import Engine, make_fabric
 from osteon.train.settings import resolve_settings
 from osteon.verbs._arms import Arm, Task, make_arm
+from osteon.verbs._model import resized
 from osteon.verbs._pool import call_alone, cores, workers
 from osteon.views import normalise
 
@@ -126,7 +127,7 @@ def train_and_score(work: Work) -> tuple[np.ndarray, float]:
     made = work.backbone
     network = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
     network.load_state_dict({k: torch.from_numpy(v) for k, v in work.state.items()})
-    method = registry.build("objective", "supervised", network, work.data, flip=work.flip, crop_min=0.6)
+    method = registry.build("objective", "supervised", network, work.data, **plain_views(work.data, work.flip))
     count = len(work.images)
     batch = min(BATCH, count)
     settings, _ = resolve_settings({"steps": work.steps, "batch_size": batch, "seed": work.seed, "precision": "32"},
@@ -135,8 +136,8 @@ def train_and_score(work: Work) -> tuple[np.ndarray, float]:
     images, labels = torch.from_numpy(work.images), torch.from_numpy(work.labels)
     for index, rows in enumerate(_order(count, batch, work.steps, work.seed)):
         at = torch.from_numpy(rows)
-        engine.run({"image": images[at].to(engine.fabric.device), "label": labels[at].to(engine.fabric.device),
-                    "index": at.to(engine.fabric.device)}, Step(index, work.steps, work.seed))
+        sample = {work.data.modality: images[at], "label": labels[at], "index": at}
+        engine.run({k: v.to(engine.fabric.device) for k, v in sample.items()}, Step(index, work.steps, work.seed))
     method.eval()
     exam = np.load(work.exam, mmap_mode="r", allow_pickle=False)
     out = []
@@ -144,6 +145,11 @@ def train_and_score(work: Work) -> tuple[np.ndarray, float]:
         x = normalise(torch.from_numpy(np.array(exam[start:start + 512])).to(engine.fabric.device), work.data)
         out.append(method.predict(x).cpu().numpy())
     return np.concatenate(out), time.perf_counter() - begun
+
+
+def plain_views(spec: DataSpec, flip: bool) -> dict[str, Any]:
+    """Options of the views of plain supervised training: random crops, images mirrored where allowed."""
+    return {"flip": flip, "crop_min": 0.6} if spec.modality == "image" else {}
 
 
 def _order(count: int, batch: int, steps: int, seed: int) -> Sequence[np.ndarray]:
@@ -157,10 +163,8 @@ def _order(count: int, batch: int, steps: int, seed: int) -> Sequence[np.ndarray
 
 
 def as_stored(dataset: Dataset, spec: DataSpec) -> np.ndarray:
-    """Images of a data set at the model's size and value range, not normalised: views and scoring do that."""
-    x: Tensor = dataset.batch(np.arange(len(dataset)))["image"]
-    if x.shape[-1] != spec.size:
-        x = torch.nn.functional.interpolate(x.float(), size=(spec.size, spec.size), mode="bilinear", antialias=True)
+    """Samples of a data set at the model's size and value range, not normalised: views and scoring do that."""
+    x: Tensor = resized(dataset.batch(np.arange(len(dataset)))[spec.modality], spec)
     return (x if dataset.spec.scale == spec.scale else x.float() / dataset.spec.scale * spec.scale).numpy()
 
 

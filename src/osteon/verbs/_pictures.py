@@ -10,29 +10,17 @@ from torch import Tensor
 
 from osteon.core.atomic import atomic_path
 from osteon.data import Dataset
+from osteon.modalities import find
 from osteon.parts.types import DataSpec
 from osteon.report.project import project_2d
 
 QUERIES, NEIGHBOURS, ON_MAP = 6, 7, 1000
 
 
-def to_uint8(x: Tensor | np.ndarray, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """Images for the eye. (B, C, H, W) values in [low, high] -> (B, H, W, 3) uint8.
-
-    One channel is shown grey, three as colours, any other number by its first three (or first) channels.
-    """
-    a = np.asarray(x, dtype=np.float32).transpose(0, 2, 3, 1)
-    a = a[..., :3] if a.shape[-1] >= 3 else np.repeat(a[..., :1], 3, axis=-1)
-    return (np.clip((a - low) / max(high - low, 1e-12), 0, 1) * 255).round().astype(np.uint8)
-
-
 def viewable(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Stored images of a data set as (B, H, W, 3) uint8; float data are stretched to their own 1st-99th percentile."""
-    x = dataset.batch(rows)["image"].float() / dataset.spec.scale
-    if dataset.spec.scale != 1.0:
-        return to_uint8(x.numpy())
-    low, high = np.percentile(x.numpy(), [1, 99])
-    return to_uint8(x.numpy(), float(low), float(high))
+    """Samples of a data set as pictures (B, h, w, 3) uint8."""
+    x = dataset.batch(rows)[dataset.modality].float() / dataset.spec.scale
+    return find(dataset.modality).picture(x.numpy(), dataset.spec)
 
 
 def collect_artefacts(dataset: Dataset, features: np.ndarray, spec: DataSpec,
@@ -63,16 +51,13 @@ def collect_artefacts(dataset: Dataset, features: np.ndarray, spec: DataSpec,
         arrays["map_label"] = dataset.labels[:ON_MAP].astype(np.int64)
         arrays["class_names"] = np.array(dataset.class_names or [str(i) for i in range(int(dataset.labels.max()) + 1)])
     if triple is not None:
-        triple = (triple[0].cpu(), triple[1].cpu(), triple[2].cpu())
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
-        low, high = (0.0, 1.0) if spec.scale != 1.0 else _range(triple[0] * std + mean)
-        for key, x in zip(("recon_input", "recon_corrupted", "recon_output"), triple, strict=True):
-            arrays[key] = to_uint8((x.float() * std + mean).numpy(), low, high)
+        shape = (1, -1, *[1] * (triple[0].dim() - 2))
+        mean, std = (torch.tensor(v).view(shape) for v in (spec.mean, spec.std))
+        first, corrupted, output = ((part.float().cpu() * std + mean).numpy() for part in triple)
+        draw = find(spec.modality).picture
+        for key, x in (("recon_input", first), ("recon_corrupted", corrupted), ("recon_output", output)):
+            arrays[key] = draw(x, spec, first)
     return arrays
-
-
-def _range(x: Tensor) -> tuple[float, float]:
-    return float(x.quantile(0.01)), float(x.quantile(0.99))
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 
 from osteon.data import Dataset, find_duplicates
 from osteon.data.listing import raw_bytes
+from osteon.modalities import find
 
 #: images in each half of the sample in which near copies are searched for
 HALF = 2000
@@ -36,7 +37,7 @@ def check_data(data: Dataset) -> tuple[dict[str, Any], list[str]]:
         counts = np.bincount(data.labels[data.labels >= 0], minlength=len(data.class_names)) \
             if data.labels.ndim == 1 else data.labels.sum(0)
         facts["classes"] = {name: int(n) for name, n in zip(data.class_names, counts, strict=True)}
-    return facts, _warnings(facts)
+    return facts, _warnings(facts, find(data.modality).SAMPLES)
 
 
 def _one_by_one(data: Dataset) -> dict[str, int]:
@@ -64,31 +65,31 @@ def _near(data: Dataset) -> dict[str, int]:
     return {"found": len(find_duplicates(one, other).near), "searched": half}
 
 
-def _warnings(facts: dict[str, Any]) -> list[str]:
+def _warnings(facts: dict[str, Any], samples: str) -> list[str]:
     total, lines = facts["samples"], []
     skipped = sum(facts["skipped"].values())
     if skipped:
         lines.append(f"{skipped} files cannot be used: "
                      + "; ".join(f"{n} x {reason}" for reason, n in sorted(facts["skipped"].items())[:3]))
     if facts["constant"]:
-        lines.append(f"{facts['constant']} images have one value everywhere: nothing can be learned from them")
+        lines.append(f"{facts['constant']} {samples} have one value everywhere: nothing can be learned from them")
     if facts["exact_copies"]:
-        lines.append(f"{facts['exact_copies']} of {total} images are exact copies of others: objectives that tell "
-                     "images apart are taught a contradiction")
+        lines.append(f"{facts['exact_copies']} of {total} {samples} are exact copies of others: objectives that tell "
+                     f"{samples} apart are taught a contradiction")
     near = facts["near_copies"]
     if near["found"]:
-        lines.append(f"at least {near['found']} of {near['searched']} images looked at have near copies: keep them on "
-                     "one side of any split (a 'group' column does)")
-    if facts["size"] < TINY:
+        lines.append(f"at least {near['found']} of {near['searched']} {samples} looked at have near copies: keep them "
+                     "on one side of any split (a 'group' column does)")
+    if samples == "images" and facts["size"] < TINY:
         lines.append(f"images of {facts['size']} pixels are tiny: crops and blurs leave little of them")
     classes = facts.get("classes")
     if classes:
         few, many = min(classes.values()), max(classes.values())
         if many > SKEWED * max(1, few):
-            lines.append(f"classes are skewed: {max(classes, key=classes.get)} has {many} images, "
+            lines.append(f"classes are skewed: {max(classes, key=classes.get)} has {many} {samples}, "
                          f"{min(classes, key=classes.get)} {few}; read balanced accuracy, not accuracy")
         scarce = [name for name, n in classes.items() if n < SCARCE]
         if scarce:
-            lines.append(f"{len(scarce)} classes have fewer than {SCARCE} images, e.g. {scarce[0]}: scores of them are "
-                         "mostly chance")
+            lines.append(f"{len(scarce)} classes have fewer than {SCARCE} {samples}, e.g. {scarce[0]}: scores of them "
+                         "are mostly chance")
     return lines

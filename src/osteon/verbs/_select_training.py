@@ -17,7 +17,7 @@ from osteon.parts.selection import Learner
 from osteon.parts.types import Step
 from osteon.train.loop import Engine, make_fabric
 from osteon.train.settings import resolve_settings
-from osteon.verbs._model import fit_images
+from osteon.verbs._model import fit_samples
 
 #: the largest batch of the scoring trainings, as in the paper's code
 BATCH = 128
@@ -79,7 +79,7 @@ def make_learn(dataset: Dataset, backbone: str, say: Callable[[str], None]) -> C
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             for start in range(0, len(dataset), 256):
                 rows = np.arange(start, min(start + 256, len(dataset)))
-                yield (fit_images(dataset, spec, rows).to(device),
+                yield (fit_samples(dataset, spec, rows).to(device),
                        torch.from_numpy(np.asarray(labels)[rows]).to(device))
 
         return Learner(module, batches)

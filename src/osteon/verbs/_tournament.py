@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import MonitorStop
+from osteon.modalities import find
 from osteon.report.numbers import percent, seconds
 from osteon.verbs._arms import Arm
 from osteon.verbs._tournament_budget import TOLERANCE, Budget, off_by
@@ -206,7 +207,7 @@ class Tournament:
         """Score everything on the test part, from which nothing is chosen any more; return every arm."""
         jobs = [Job(f"exam-{e.run}", "exam", {"name": f"exam-{e.run}", "kind": e.kind, "source": e.source, "features":
                                               [f"{e.run}-s{s}" for s in range(self.seeds)]}) for e in entrants]
-        controls = {"raw pixels": "raw pixels", "image statistics": "image statistics",
+        controls = {**{name: name for name in find(self.plan["modality"]).CONTROLS},
                     **{f"untrained {label}": f"untrained:{recipe}" for label, (recipe, _) in self.scratch.items()},
                     **{f"{Path(p).name if Path(p).exists() else p} (public)": f"public:{p}"
                        for p in self.plan["asked"]["public"]}}

@@ -23,7 +23,7 @@ from osteon.core import registry
 from osteon.core.atomic import atomic_path
 from osteon.core.errors import UsageError
 from osteon.data import Dataset, Loader, open_source
-from osteon.evaluators._controls import image_statistics, raw_pixels
+from osteon.modalities import find
 from osteon.parts.flops import count_forward, count_step
 from osteon.parts.types import DataSpec, Step
 from osteon.recipes import LR_SCALE, Recipe
@@ -31,7 +31,7 @@ from osteon.train.loop import Engine, make_fabric
 from osteon.train.settings import resolve_settings
 from osteon.verbs._arms import Arm, Task, feature_arms, make_arm, make_task, quality
 from osteon.verbs._model import extract, is_ours, load_trained
-from osteon.verbs._networks import BATCH, Work, as_stored, fresh, train_and_score
+from osteon.verbs._networks import BATCH, Work, as_stored, fresh, plain_views, train_and_score
 from osteon.verbs.pretrain import DATA_SETTINGS, prepare, pretrain
 
 #: steps that are timed when an arm's price is measured, and seconds after which fewer will do
@@ -100,7 +100,7 @@ def probe(root: Path, *, recipe: str) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in network.parameters()), "lr": settings.lr,
         "batch_size": settings.batch_size, "shares": cost.as_dict(), "notes": notes,
         "step": {"flop": cost.total, "seconds": _time(lambda i: engine.run(batch, Step(i, settings.steps, 0)))}}
-    images = torch.zeros(64, spec.channels, spec.size, spec.size, device=fabric.device)
+    images = torch.zeros(64, spec.channels, *spec.extent, device=fabric.device)
     network.eval()
     flop = count_forward(network, images[:1])
     with torch.inference_mode():  # operations cannot be counted in here
@@ -127,14 +127,14 @@ def _supervised_price(g: Ground, network: Backbone, spec: DataSpec, labels: int)
     batch = min(BATCH, labels)
     copy = fresh(network, 0)
     data = replace(spec, num_classes=g.task.classes, multi_label=g.task.multi_label)
-    method = registry.build("objective", "supervised", copy, data, flip=g.task.flip, crop_min=0.6)
+    method = registry.build("objective", "supervised", copy, data, **plain_views(data, g.task.flip))
     settings, _ = resolve_settings({"steps": 1000, "batch_size": batch, "seed": 0, "precision": "32"}, method.recipe,
                                    max(2, labels), kind=copy.kind)
     engine = Engine(method.train(), settings, make_fabric("32"))
     method.to(engine.fabric.device)
     part = g.task.train.subset(np.arange(batch))
-    sample = {"image": torch.from_numpy(as_stored(part, spec)), "label": torch.from_numpy(np.asarray(part.labels)),
-              "index": torch.arange(batch)}
+    sample = {spec.modality: torch.from_numpy(as_stored(part, spec)), "index": torch.arange(batch),
+              "label": torch.from_numpy(np.asarray(part.labels))}
     sample = {k: v.to(engine.fabric.device) for k, v in sample.items()}
     return {"flop": count_step(engine, sample, Step(0, 1000, 0)).total, "batch": batch,
             "seconds": _time(lambda i: engine.run(sample, Step(i, 1000, 0)))}
@@ -261,7 +261,7 @@ def supervise(root: Path, *, name: str, budget: int, seed: int, steps: int, reci
     if run is None:
         made = json.loads((root / "jobs" / f"probe-{recipe}.json").read_text(encoding="utf-8"))["backbone"]
         spec = g.source.spec
-        like = build_backbone(made["name"], channels=spec.channels, size=spec.size, **made["options"])
+        like = build_backbone(made["name"], channels=spec.channels, size=spec.extent, **made["options"])
         network = fresh(like, seed)
     else:
         model = load_trained(root / "runs" / run)
@@ -295,7 +295,7 @@ def exam(root: Path, *, name: str, kind: str, source: str, features: Sequence[st
         name: file of what comes out.
         kind: ``"pretrained"`` or ``"control"``.
         source: the arm: a recipe or a control.
-        features: runs, one a seed; or ``raw pixels``, ``image statistics``, ``untrained:RECIPE``, ``public:NAME``.
+        features: runs, one a seed; or a control of the modality, ``untrained:RECIPE``, ``public:NAME``.
     """
     g = ground(root)
     begun, cpu = time.perf_counter(), _cpu()
@@ -308,23 +308,19 @@ def exam(root: Path, *, name: str, kind: str, source: str, features: Sequence[st
 
 
 def _features(root: Path, g: Ground, words: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    if words in ("raw pixels", "image statistics"):
-        reader = raw_pixels if words == "raw pixels" else image_statistics
-        return [(_read(g.task.train, reader), _read(g.task.test, reader))]
+    known = find(g.source.modality).CONTROLS
+    if words in known:
+        return [known[words](g.task.train.images, g.task.test.images, g.task.train.spec)]
     kind, colon, name = words.partition(":")
     if colon and kind == "untrained":
         made = json.loads((root / "jobs" / f"probe-{name}.json").read_text(encoding="utf-8"))["backbone"]
-        like = build_backbone(made["name"], channels=g.source.spec.channels, size=g.source.spec.size, **made["options"])
+        like = build_backbone(made["name"], channels=g.source.spec.channels, size=g.source.spec.extent,
+                              **made["options"])
         return [_extracted(fresh(like, seed), g.source.spec, g.task) for seed in range(len(g.task.subsets))]
     if colon and kind == "public":
         return [_extracted(*public_network(name, g.source.spec), g.task)]
     with np.load(features_file(root, words), allow_pickle=False) as stored:
         return [(stored["train"], stored["test"])]
-
-
-def _read(dataset: Dataset, reader: Callable[..., np.ndarray]) -> np.ndarray:
-    images = dataset.batch(np.arange(len(dataset)))["image"].float().numpy() / dataset.spec.scale
-    return np.asarray(reader(images), dtype=np.float32)
 
 
 def _extracted(backbone: Backbone, spec: DataSpec, task: Task) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ from osteon.verbs._arms import make_task
 from osteon.verbs._tournament_budget import Budget, Price, off_by, parse_budget, steps_within
 from osteon.verbs._tournament_study import Trial
 from osteon.verbs.evaluate import LEAKS, WHOLE, _budget, _listed, _sort_metrics, check_leaks
-from osteon.verbs.pretrain import DATA_SETTINGS, _sort_settings, lasting
+from osteon.verbs.pretrain import DATA_SETTINGS, _sort_settings, data_settings, lasting
 
 #: what ``auto`` compares: the large families of objectives, each by its best-known method
 AUTO = ("simclr", "byol", "vicreg", "mae", "simmim", "spark")
@@ -93,7 +93,10 @@ def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, A
     source, data, train, test = _open(wish)
     for note in source.notes:
         say(note)
-    recipes = read_recipes(wish.recipes, modality=source.modality, labelled=source.labels is not None)
+    wanted = wish.recipes
+    if wanted is AUTO:
+        wanted = [name for name in AUTO if registry.fits(registry.find("objective", name), source.modality)]
+    recipes = read_recipes(wanted, modality=source.modality, labelled=source.labels is not None)
     common = {r.name: check_recipe(r, wish.settings, recipes, labelled=source.labels is not None) for r in recipes}
     asked = {"source": lasting(wish.source), "train": lasting(wish.train), "test": lasting(wish.test),
              "budget": asdict(wish.budget), "seeds": wish.seeds, "metrics": list(wish.metrics),
@@ -107,13 +110,14 @@ def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, A
         return _stored(file, asked)
     _refuse_foreign(root)
     kept, notes = _without_leaks(source, train, test, wish.leaks)
-    flip = all({**common[r.name], **r.settings}.get("flip", True) for r in recipes)
+    flip = all({**common[r.name], **r.settings}.get("flip") is not False for r in recipes)
     place = {name: i for i, name in enumerate(test.ids)}
     make_task(train, kept, list(wish.label_budget), wish.seeds, flip=flip)  # refuses what cannot be evaluated
     readers, _ = _sort_metrics(wish.metrics, None)
     plan = plain({"asked": asked, "data": data, "recipes": [r.as_dict() for r in recipes], "common": common,
                   "trials": _trials(recipes, wish), "readers": readers, "fine_tune": WHOLE in wish.metrics,
-                  "flip": bool(flip), "test_rows": None if kept is test else [place[i] for i in kept.ids],
+                  "flip": bool(flip), "modality": source.modality,
+                  "test_rows": None if kept is test else [place[i] for i in kept.ids],
                   "notes": notes})
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
@@ -134,7 +138,7 @@ def _stored(file: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open(wish: Wish) -> tuple[Dataset, dict[str, Any], Dataset, Dataset]:
-    data = {k: v for k, v in wish.settings.items() if k.removeprefix("data.") in DATA_SETTINGS}
+    data = {k: v for k, v in wish.settings.items() if k.removeprefix("data.") in data_settings()}
     data = {k.removeprefix("data."): v for k, v in data.items()}
     source = open_source(wish.source, **{**DATA_SETTINGS, **data})
     train, test = (open_source(s, like=source.spec) for s in (wish.train, wish.test))
@@ -155,11 +159,11 @@ def check_recipe(recipe: Recipe, settings: Mapping[str, Any], recipes: Sequence[
                          where=f"recipe {recipe.name}", fix="Leave it out: training on labels is among the controls.")
     mine = {}
     for key, value in settings.items():
-        if key.removeprefix("data.") in DATA_SETTINGS or _knows(recipe, key):
+        if key.removeprefix("data.") in data_settings() or _knows(recipe, key):
             mine[key] = value
         elif not any(_knows(r, key) for r in recipes):
             _sort_settings({key: value}, recipe.objective)  # raises, naming the nearest
-    if any(k.removeprefix("data.") in DATA_SETTINGS for k in recipe.settings):
+    if any(k.removeprefix("data.") in data_settings() for k in recipe.settings):
         raise UsageError("Settings of the data hold for all recipes.", where=f"recipe {recipe.name}",
                          fix="Give them with --set.")
     mine = {k: v for k, v in mine.items() if k not in recipe.settings and k not in recipe.search}

@@ -35,7 +35,7 @@ from osteon.verbs import _adapt_objective
 from osteon.verbs._adapt_cost import StepCost, measure, table
 from osteon.verbs._adapt_objective import AdaptObjective
 from osteon.verbs._adapt_store import Base, open_public, open_run, save_adapted
-from osteon.verbs._model import fit_images
+from osteon.verbs._model import fit_samples
 from osteon.verbs.pretrain import lasting
 
 #: settings of the data door that ``--set`` may change
@@ -244,7 +244,7 @@ def predict(adapter: Adapter, data: Dataset, spec: DataSpec, *, batch_size: int 
     out = []
     for start in range(0, len(data), batch_size):
         rows = np.arange(start, min(start + batch_size, len(data)))
-        logits = adapter(fit_images(data, spec, rows).to(device)).float()
+        logits = adapter(fit_samples(data, spec, rows).to(device)).float()
         out.append((logits.sigmoid() if spec.multi_label else logits.softmax(-1)).cpu().numpy())
     return np.concatenate(out)
 

@@ -27,7 +27,7 @@ from osteon.train.settings import TrainSettings
 from osteon.verbs._compress_program import write_program
 from osteon.verbs._compress_report import add_latencies, measure_row, table
 from osteon.verbs._compress_train import fitter
-from osteon.verbs._model import Trained, fit_images, load_trained, save_trained
+from osteon.verbs._model import Trained, fit_samples, load_trained, save_trained
 from osteon.verbs.pretrain import lasting
 
 #: settings of the verb itself and of the data that ``--set`` may change
@@ -163,7 +163,7 @@ def _open(trained: Trained, data: str | Path, val: str | Path | None, verb: Mapp
     subset = train.subset(rows)
 
     def images(index: np.ndarray) -> Tensor:
-        return fit_images(subset, trained.spec, index)
+        return fit_samples(subset, trained.spec, index)
 
     calibration = Calibration(images, some, spec, stored=subset.batch,
                               labels=None if subset.labels is None else np.asarray(subset.labels))
@@ -195,7 +195,7 @@ def _store(folder: RunFolder, trained: Trained, result: Backbone, method: str, c
     step = {"method": method, "options": chosen["compressor"], "budget": str(budget)}
     save_trained(folder, result, trained.spec, {
         **inherited, "compressed": [*trained.meta.get("compressed", []), step]})
-    write_program(folder.path / PROGRAM, result, result.channels, result.size)
+    write_program(folder.path / PROGRAM, result, result.channels, result.extent)
     folder.write_json("provenance.json", collect({
         "data": {"source": lasting(str(parts.train.source)), "fingerprint": parts.train.fingerprint,
                  "samples": len(parts.train)}, "initial_weights": trained.name, "notes": notes}))

@@ -19,7 +19,7 @@ from osteon.data import Dataset, open_source
 from osteon.evaluators.linear_probe import LinearProbe
 from osteon.mergers._controls import Joint, Sequential
 from osteon.parts.continual import BATCH, Continual, TaskData
-from osteon.verbs._model import Trained, extract, fit_images, load_trained
+from osteon.verbs._model import Trained, extract, fit_samples, load_trained
 from osteon.verbs.evaluate import check_leaks
 
 RESULT = "continual.json"
@@ -133,7 +133,7 @@ def _deal(train: Dataset, test: Dataset, tasks: int, seed: int) -> list[tuple[in
 def _task(model: Trained, data: Dataset, classes: Sequence[int]) -> TaskData:
     assert data.labels is not None
     rows = np.flatnonzero(np.isin(data.labels, classes))
-    return TaskData(lambda index: fit_images(data, model.spec, rows[index]), torch.from_numpy(data.labels[rows]),
+    return TaskData(lambda index: fit_samples(data, model.spec, rows[index]), torch.from_numpy(data.labels[rows]),
                     tuple(classes))
 
 

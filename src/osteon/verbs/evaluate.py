@@ -18,7 +18,7 @@ from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import Dataset, find_duplicates, open_source
-from osteon.evaluators._controls import image_statistics, raw_pixels
+from osteon.modalities import find
 from osteon.parts.intervals import hierarchical_interval
 from osteon.parts.types import DataSpec
 from osteon.report.compare_page import write_evaluation_report
@@ -73,7 +73,7 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     notes = [*train_set.notes, *(n for n in test_set.notes if n not in train_set.notes)]
     test_set, found = check_leaks(models, train_set, test_set, leaks)
     notes += found
-    flips = [m.meta.get("objective", {}).get("options", {}).get("flip", True) for m in models]
+    flips = [m.meta.get("objective", {}).get("options", {}).get("flip") is not False for m in models]
     task = make_task(train_set, test_set, [_budget(b) for b in label_budget], seeds, flip=all(flips))
     notes.append(f"{len(task.held_out)} labelled samples of --train are held out: recipes and controls are chosen on "
                  "them, they train nothing")
@@ -156,9 +156,11 @@ def _all_arms(models: Sequence[Trained], task: Task, readers: Sequence[str], fin
         if fine_tune:
             arms += network_arms(short[name], "pretrained", "fine-tuned", _reloader(group), task,
                                  steps=_steps(scratch_steps, group[0]), say=say)
-    say("controls: raw pixels, image statistics")
-    arms += feature_arms("raw pixels", "control", [_inputs(task, raw_pixels)], task, readers)
-    arms += feature_arms("image statistics", "control", [_inputs(task, image_statistics)], task, readers)
+    controls = find(task.train.modality).CONTROLS
+    say(f"controls: {', '.join(controls)}")
+    for name, control in controls.items():
+        arms += feature_arms(name, "control", [control(task.train.images, task.test.images, task.train.spec)], task,
+                             readers)
     for name, model in networks.items():
         say(f"control: untrained {name}")
         pairs = [_features(fresh(model.backbone, seed), model.spec, task) for seed in range(len(task.subsets))]
@@ -189,15 +191,6 @@ def _steps(asked: int | None, model: Trained) -> int:
 
 def _features(backbone: Backbone, spec: DataSpec, task: Task) -> tuple[np.ndarray, np.ndarray]:
     return extract(backbone, task.train, spec), extract(backbone, task.test, spec)
-
-
-def _inputs(task: Task, reader: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Features of a control that needs no network, in the storage order of both parts."""
-    def read(dataset: Dataset) -> np.ndarray:
-        images = dataset.batch(np.arange(len(dataset)))["image"].float().numpy() / dataset.spec.scale
-        return np.asarray(reader(images), dtype=np.float32)
-
-    return read(task.train), read(task.test)
 
 
 def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, leaks: str) -> tuple[Dataset, list[str]]:

@@ -14,6 +14,7 @@ from osteon.core.atomic import write_text
 from osteon.core.errors import MissingExtra, UsageError, nearest
 from osteon.core.tensorfile import write_tensors
 from osteon.parts.surgery import tensors_of
+from osteon.parts.types import DataSpec
 from osteon.verbs._compress_program import TOLERANCE, Pooled, write_program
 from osteon.verbs._export_hub import model_card
 from osteon.verbs._export_timm import timm_form, write_timm
@@ -58,11 +59,11 @@ def export(run: str | Path, *, out: str | Path, format: str = "safetensors") -> 
                   {**trained.meta, "backbone": recipe_of(backbone), "data": asdict(spec)})
     write_text(folder / "config.json", json.dumps(_config(trained), indent=2) + "\n")
     if format == "onnx":
-        _onnx(folder / "model.onnx", backbone, spec.channels, spec.size)
+        _onnx(folder / "model.onnx", backbone, spec)
     elif format == "timm":
         write_timm(folder / "timm", backbone, spec, trained.meta.get("class_names", []))
     elif format != "safetensors":
-        write_program(folder / "program.pt2", backbone, spec.channels, spec.size)
+        write_program(folder / "program.pt2", backbone, spec.channels, spec.extent)
     if format == "hub-folder":
         files = {name: what for name, what in FILES.items() if (folder / name).exists()}
         write_text(folder / "README.md", model_card(Path(run), trained, files))
@@ -72,16 +73,18 @@ def export(run: str | Path, *, out: str | Path, format: str = "safetensors") -> 
 def _config(trained: Trained) -> dict[str, Any]:
     """What ``config.json`` says."""
     spec, meta = trained.spec, trained.meta
+    other = {} if spec.modality == "image" else {"modality": spec.modality, "extent": list(spec.extent),
+                                                 "traits": dict(spec.traits)}
     return {
         "architecture": recipe_of(trained.backbone), "width": trained.backbone.dim,
         "preprocessing": {"size": spec.size, "channels": spec.channels, "divide_by": spec.scale,
                           "mean": list(spec.mean), "std": list(spec.std), "resize": "bilinear, antialias",
-                          "order": "divide, resize, subtract mean, divide by std"},
+                          "order": "divide, resize, subtract mean, divide by std", **other},
         "class_names": meta.get("class_names", []), "objective": meta.get("objective"),
         "trained_on": {"source": meta.get("source"), "fingerprint": meta.get("fingerprint")}}
 
 
-def _onnx(path: Path, backbone: torch.nn.Module, channels: int, size: int) -> None:
+def _onnx(path: Path, backbone: torch.nn.Module, spec: DataSpec) -> None:
     """Write a graph with a free batch size and check it against the backbone on another batch."""
     try:
         import onnxruntime
@@ -90,12 +93,13 @@ def _onnx(path: Path, backbone: torch.nn.Module, channels: int, size: int) -> No
         raise MissingExtra("onnx, onnxscript and onnxruntime", "onnx", why="Exporting to ONNX") from error
     model = Pooled(backbone).eval()
     batch = torch.export.Dim("batch", min=1)
-    torch.onnx.export(model, (torch.randn(2, channels, size, size),), str(path), input_names=["image"],
+    torch.onnx.export(model, (torch.randn(2, spec.channels, *spec.extent),), str(path), input_names=[spec.modality],
                       output_names=["features"], dynamic_shapes=({0: batch},), dynamo=True, verbose=False)
-    x = torch.randn(3, channels, size, size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(3, spec.channels, *spec.extent, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = model(x).numpy()
-    got = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"image": x.numpy()})[0]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    got = session.run(None, {spec.modality: x.numpy()})[0]
     worst = float(np.abs(wanted - got).max())
     if worst > TOLERANCE * max(1.0, float(np.abs(wanted).max())):
         path.unlink()

@@ -20,7 +20,9 @@ from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import Dataset, open_source
+from osteon.data.codec import modality_options
 from osteon.data.ids import split_ids
+from osteon.modalities import find
 from osteon.parts.low_rank import train_low_rank
 from osteon.parts.objective import Objective
 from osteon.parts.reparam import merged
@@ -38,7 +40,7 @@ from osteon.verbs._pictures import collect_artefacts, write_arrays
 from osteon.verbs._weights import from_file
 
 #: settings of the data door that ``--set`` may change
-DATA_SETTINGS = {"size": None, "limit": None, "max_skipped": 0.01}
+DATA_SETTINGS = {"size": None, "limit": None, "max_skipped": 0.01, "modality": None}
 #: training settings that are arguments of their own
 ARGUMENTS = ("steps", "epochs", "batch_size", "accumulate", "precision", "seed")
 
@@ -161,6 +163,10 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
     for note in dataset.notes:
         say(note)
     card = registry.find("objective", wishes["objective"])
+    if not registry.fits(card, dataset.modality):
+        raise UsageError(f"Objective '{card.name}' is not defined for {dataset.modality}; it is for "
+                         f"{', '.join(card.modalities)}.", where="--objective",
+                         fix=f"`osteon methods --kind objective --modality {dataset.modality}` lists those that are.")
     if card.labels and dataset.labels is None:
         raise UsageError(f"Objective '{card.name}' learns from labels; this source has none.", where=str(source))
 
@@ -255,6 +261,9 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
     if init is not None and (Path(init).is_file() or is_ours(init)):
         trained = from_file(Path(init), name, options, spec) if Path(init).is_file() else load_trained(init)
         made = trained.backbone
+        if trained.spec.modality != spec.modality:
+            raise UsageError(f"{init} was trained on {trained.spec.modality}, this source holds {spec.modality}.",
+                             where="--init", fix="Go on with data of the same kind.")
         if trained.spec.channels != spec.channels:
             raise UsageError(f"{init} was trained on {trained.spec.channels} channels, this source has "
                              f"{spec.channels}.", where="--init")
@@ -271,11 +280,15 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
     if init is not None:
         name = str(init) if str(init).startswith(("timm:", "hf:")) else f"hf:{init}"
         options = {"pretrained": True, **options}
-    if name == "auto":
+    if name == "auto" and spec.modality != "image":
+        name = "vit_mini"
+        say(f"backbone={name}: the Transformer of every modality beside images")
+    elif name == "auto":
         name = ("vit_tiny" if spec.size <= 16 else "vit_mini") if "maps" not in fits else (
             "resnet_tiny" if spec.size <= 16 else "resnet_mini" if spec.size <= 64 else "resnet18")
         say(f"backbone={name}: sized to {spec.size}-pixel images and to what the objective can train")
-    network = build_backbone(name, channels=spec.channels, size=spec.size, **options)
+    network = build_backbone(name, channels=spec.channels, size=spec.extent,
+                             **{**find(spec.modality).backbone_options(spec), **options})
     _refuse_kind(network, fits, "--backbone" if init is None else "--init")
     return network, None
 
@@ -288,11 +301,16 @@ def _refuse_kind(network: Backbone, fits: tuple[str, ...], where: str) -> None:
                          where=where)
 
 
+def data_settings() -> set[str]:
+    """Names of all settings of the data door: those of every source, and those of reading each modality."""
+    return {*DATA_SETTINGS, *modality_options()}
+
+
 def _sort_settings(settings: dict[str, Any], objective: str) -> dict[str, dict[str, Any]]:
     """Hand each ``--set`` key to the one door it belongs to: data, backbone.*, objective or training."""
     card = registry.find("objective", objective)
     doors: dict[str, set[str]] = {
-        "data": set(DATA_SETTINGS), "objective": {o.name for o in registry.options(card)} - {"backbone", "data"},
+        "data": data_settings(), "objective": {o.name for o in registry.options(card)} - {"backbone", "data"},
         "train": {f.name for f in fields(TrainSettings)} | {"epochs"}, "continue": {o.name for o in CONTINUING}}
     sorted_: dict[str, dict[str, Any]] = {"data": {}, "backbone": {}, "objective": {}, "train": {}, "continue": {}}
     for key, value in settings.items():

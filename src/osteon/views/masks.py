@@ -15,7 +15,8 @@ from torch import Tensor
 from osteon.core.errors import UsageError
 from osteon.parts.types import Draws
 
-Grid = tuple[int, int]
+#: Sides of a grid of tokens: (rows, columns) for images, one number for a sequence.
+Grid = tuple[int, ...]
 
 
 def hidden_count(ratio: float, tokens: int) -> int:
@@ -35,7 +36,7 @@ def random_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = 
     """Hide tokens at random. He et al. 2022 (MAE), section 3.
 
     Args:
-        grid: (rows, columns) of tokens.
+        grid: sides of the grid of tokens.
         ratio: share to hide.
         draws: the stream.
         scores: (B, N) log-weights: tokens are hidden one after the other with probability proportional to
@@ -44,7 +45,7 @@ def random_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = 
     Returns:
         (B, N) bool, True = hidden.
     """
-    tokens = grid[0] * grid[1]
+    tokens = math.prod(grid)
     noise = draws.rand(tokens)
     if scores is not None:
         noise = torch.log(-torch.log(noise.clamp(1e-7, 1 - 1e-7))) - scores.to(noise)
@@ -53,7 +54,7 @@ def random_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = 
 
 def ranked_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = None) -> Tensor:
     """Hide the tokens with the highest scores (B, N); ties are broken at random, and no scores are all ties."""
-    tokens = grid[0] * grid[1]
+    tokens = math.prod(grid)
     first = draws.rand(tokens).argsort(1)
     if scores is None:
         scores = torch.zeros(first.shape, device=first.device)
@@ -62,12 +63,13 @@ def ranked_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = 
 
 
 def block_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = None, *, unit: int = 2) -> Tensor:
-    """Hide square cells of ``unit`` x ``unit`` tokens at random. Xie et al. 2022 (SimMIM), section 3.2.
+    """Hide cells of ``unit`` tokens a side at random. Xie et al. 2022 (SimMIM), section 3.2.
 
-    As in the authors' code the count is ``ceil(ratio * cells)`` cells, so ``unit**2`` times as many tokens.
+    As in the authors' code the count is ``ceil(ratio * cells)`` cells, so ``unit**2`` times as many tokens of an
+    image.
 
     Args:
-        grid: (rows, columns) of tokens, both multiples of ``unit``.
+        grid: sides of the grid of tokens, all multiples of ``unit``.
         ratio: share to hide.
         draws: the stream.
         scores: (B, N) log-weights of tokens; a cell weighs the mean of its tokens.
@@ -76,18 +78,21 @@ def block_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = N
     Returns:
         (B, N) bool, True = hidden.
     """
-    if unit < 1 or grid[0] % unit or grid[1] % unit:
-        raise UsageError(f"A grid of {grid[0]} x {grid[1]} tokens has no whole cells of {unit}.", where="unit",
-                         fix="Give a unit that divides both sides, e.g. unit=1.")
-    coarse = (grid[0] // unit, grid[1] // unit)
-    cells = coarse[0] * coarse[1]
+    if unit < 1 or any(side % unit for side in grid):
+        raise UsageError(f"A grid of {' x '.join(map(str, grid))} tokens has no whole cells of {unit}.", where="unit",
+                         fix="Give a unit that divides every side, e.g. unit=1.")
+    coarse = tuple(side // unit for side in grid)
+    cells = math.prod(coarse)
     hidden_count(ratio, cells)
     if scores is not None:
-        scores = scores.view(-1, coarse[0], unit, coarse[1], unit).mean((2, 4)).flatten(1)
+        within = tuple(range(2, 2 + 2 * len(grid), 2))
+        scores = scores.view(-1, *(n for side in coarse for n in (side, unit))).mean(within).flatten(1)
     # The slack keeps float products such as 0.28 * 25 = 7.000000000000001 from counting one more.
     count = math.ceil(ratio * cells - 1e-9)
     mask = random_mask(coarse, count / cells, draws, scores).view(-1, *coarse)
-    return mask.repeat_interleave(unit, 1).repeat_interleave(unit, 2).flatten(1)
+    for side in range(1, 1 + len(grid)):
+        mask = mask.repeat_interleave(unit, side)
+    return mask.flatten(1)
 
 
 def rectangles(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = None, *,
@@ -161,7 +166,7 @@ def ijepa_blocks(grid: Grid, draws: Draws, *, targets: int = 4, target_scale: tu
     would leave nothing at all (grids of a few tokens), the last targets may overlap that sample's context.
 
     Args:
-        grid: (rows, columns) of tokens.
+        grid: (rows, columns) of tokens, or the length of a sequence, whose blocks are spans.
         draws: the stream.
         targets: number of target blocks.
         target_scale: share of the grid in a target block.
@@ -173,10 +178,12 @@ def ijepa_blocks(grid: Grid, draws: Draws, *, targets: int = 4, target_scale: tu
     Returns:
         Context (B, Kc) and ``targets`` tensors (B, Kt), raster indices, ascending.
     """
-    rows, columns = grid
-    tokens = rows * columns
-    if tokens < 4 or targets < 1:
-        raise UsageError(f"A grid of {rows} x {columns} tokens cannot be split into {targets} targets and a context.",
+    if len(grid) == 1:
+        grid = (1, *grid)
+    tokens = math.prod(grid)
+    if tokens < 4 or targets < 1 or len(grid) > 2:
+        raise UsageError(f"A grid of {' x '.join(map(str, grid))} tokens cannot be split into {targets} targets and a "
+                         "context.",
                          where="ijepa_blocks", fix="Use smaller patches, at least one target, and 4 tokens or more.")
     wanted = max(1, tokens // 20) if min_context is None else min_context
     u = torch.rand(3, generator=draws.generator())
@@ -208,6 +215,8 @@ def ijepa_blocks(grid: Grid, draws: Draws, *, targets: int = 4, target_scale: tu
 def _block_size(grid: Grid, share: float, aspect: float) -> Grid:
     """(height, width) of a block of about ``share`` of the grid, smaller than the grid as in the paper's code."""
     area = share * grid[0] * grid[1]
+    if grid[0] == 1:
+        return 1, min(max(1, round(area)), max(1, grid[1] - 1))
     height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
     return min(max(1, height), max(1, grid[0] - 1)), min(max(1, width), max(1, grid[1] - 1))
 

@@ -50,10 +50,12 @@ class Plan:
 
 
 def to_unit(images: Tensor, spec: DataSpec) -> Tensor:
-    """Stored values (B, C, H, W) of any dtype to float32 divided by ``spec.scale``."""
-    if images.ndim != 4 or images.shape[1] != spec.channels:
-        raise UsageError(f"Views take images of shape (B, {spec.channels}, H, W), not {tuple(images.shape)}.",
-                         where="images", fix="Give a batch with the number of channels the data was measured with.")
+    """Stored values (B, C, *extent) of any dtype to float32 divided by ``spec.scale``."""
+    if images.ndim != 2 + len(spec.extent) or images.shape[1] != spec.channels:
+        sides = "H, W" if len(spec.extent) == 2 else ", ".join("TDHW"[:len(spec.extent)])
+        raise UsageError(f"Views take {spec.modality}s of shape (B, {spec.channels}, {sides}), not "
+                         f"{tuple(images.shape)}.", where=f"{spec.modality}s",
+                         fix="Give a batch with the number of channels the data was measured with.")
     x = images.to(torch.float32)
     return x if spec.scale == 1 else x / spec.scale
 
@@ -62,27 +64,32 @@ def normalise(images: Tensor, spec: DataSpec) -> Tensor:
     """Stored values to zero mean and unit variance by the measured statistics: what evaluation feeds a backbone.
 
     Args:
-        images: (B, C, H, W) uint8, uint16 or float.
+        images: (B, C, *extent) uint8, uint16 or float.
         spec: gives scale, mean and standard deviation; a constant channel is only centred.
 
     Returns:
-        (B, C, H, W) float32.
+        (B, C, *extent) float32.
     """
     return standardise(to_unit(images, spec), spec)
 
 
 def standardise(x: Tensor, spec: DataSpec) -> Tensor:
     """The last step of every view: ``(x - mean) / std`` per channel on values already divided by ``spec.scale``."""
-    mean = torch.tensor(spec.mean, dtype=x.dtype, device=x.device)[:, None, None]
-    std = torch.tensor([s if s > 0 else 1.0 for s in spec.std], dtype=x.dtype, device=x.device)[:, None, None]
+    mean, std = _moments(x, spec)
     return (x - mean).div_(std)
 
 
 def denormalise(x: Tensor, spec: DataSpec) -> Tensor:
     """Back from normalised values to values divided by ``spec.scale`` (for pictures); inverse of the last step."""
-    mean = torch.tensor(spec.mean, dtype=x.dtype, device=x.device)[:, None, None]
-    std = torch.tensor([s if s > 0 else 1.0 for s in spec.std], dtype=x.dtype, device=x.device)[:, None, None]
+    mean, std = _moments(x, spec)
     return x * std + mean
+
+
+def _moments(x: Tensor, spec: DataSpec) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, to be broadcast over the sides of a sample."""
+    shape = (-1, *[1] * len(spec.extent))
+    std = torch.tensor([s if s > 0 else 1.0 for s in spec.std], dtype=x.dtype, device=x.device)
+    return torch.tensor(spec.mean, dtype=x.dtype, device=x.device).view(shape), std.view(shape)
 
 
 def make_view(x: Tensor, plan: Plan, spec: DataSpec, draws: Draws) -> View:

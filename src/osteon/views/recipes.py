@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
 from torch import Tensor
 
@@ -15,6 +17,13 @@ from osteon.views.pipeline import Plan, make_view, to_unit
 
 #: Side in pixels up to which the small-image rules hold.
 SMALL = 32
+
+
+class OtherPlan(Protocol):
+    """A view of samples that are no images."""
+
+    def view(self, x: Tensor, spec: DataSpec, draws: Draws) -> View:
+        """Draw and compute it from samples (B, C, *extent) divided by the scale."""
 
 
 @dataclass
@@ -31,7 +40,7 @@ class Views:
 
     recipe: str
     spec: DataSpec
-    plans: list[Plan]
+    plans: Sequence[Plan | OtherPlan]
     notes: list[str]
     options: dict[str, object]
 
@@ -43,7 +52,7 @@ class Views:
         """Compute every view of a batch.
 
         Args:
-            images: (B, C, H, W) as stored, row i being global row ``draws.rows[i]``.
+            images: samples (B, C, *extent) as stored, row i being global row ``draws.rows[i]``.
             draws: where training stands; view i is drawn from ``draws.fork(f"view{i}")``.
 
         Returns:
@@ -55,7 +64,8 @@ class Views:
             raise UsageError(f"{len(images)} images came with draws for {len(draws.rows)} rows.", where="views",
                              fix="Give the draws of exactly these rows: draws.at(rows).")
         x = to_unit(images, self.spec)
-        return [make_view(x, plan, self.spec, draws.fork(f"view{i}")) for i, plan in enumerate(self.plans)]
+        return [make_view(x, plan, self.spec, draws.fork(f"view{i}")) if isinstance(plan, Plan)
+                else plan.view(x, self.spec, draws.fork(f"view{i}")) for i, plan in enumerate(self.plans)]
 
 
 class _Maker:
@@ -241,38 +251,61 @@ RECIPES: dict[str, Callable[..., list[Plan]]] = {
 }
 
 
-def recipe_options(recipe: str) -> dict[str, object]:
+def recipes_of(modality: str) -> Mapping[str, Callable[..., Sequence[Plan | OtherPlan]]]:
+    """The recipes of a modality, by name."""
+    if modality == "image":
+        return RECIPES
+    return cast(Mapping[str, Callable[..., Sequence[OtherPlan]]],
+                importlib.import_module(f"osteon.views.{modality}").RECIPES)
+
+
+def recipe_options(recipe: str, modality: str = "image") -> dict[str, object]:
     """Options of a recipe and their defaults; None stands for a rule on the data, reported in ``notes``."""
-    if recipe not in RECIPES:
-        raise UsageError(f"There is no recipe of views called {recipe!r}.", where="recipe",
-                         fix=f"Known: {', '.join(RECIPES)}." + nearest(recipe, RECIPES))
-    parameters = list(inspect.signature(RECIPES[recipe]).parameters.values())[1:]
-    return {p.name: p.default for p in parameters} | {"unit_range": None}
+    known = recipes_of(modality)
+    if recipe not in known:
+        raise UsageError(f"There is no recipe of views called {recipe!r} for {modality}.", where="recipe",
+                         fix=f"Known: {', '.join(known)}." + nearest(recipe, known))
+    parameters = list(inspect.signature(known[recipe]).parameters.values())[1:]
+    return {p.name: p.default for p in parameters} | ({"unit_range": None} if modality == "image" else {})
 
 
-def make_views(recipe: str, spec: DataSpec, *, size: int | None = None, **options: object) -> Views:
+def make_views(recipe: str, spec: DataSpec, *, size: int | None = None,
+               usual: Mapping[str, object] | None = None, **options: object) -> Views:
     """Prepare a recipe of augmented views for some data.
+
+    An option given as None is left to the recipe. What only images have (mirroring, a size of the views) is None for
+    other modalities.
 
     Args:
         recipe: ``none``, ``crop_flip``, ``simclr``, ``byol``, ``multicrop`` or ``supervised``.
         spec: the data.
         size: side of the (global) views in pixels; that of the data when None.
+        usual: options of images that stand where one is None.
         options: options of the recipe, see :func:`recipe_options`; ``unit_range`` says whether values divided by the
             scale lie in [0, 1] (None: they do unless the scale is 1).
 
     Raises:
         UsageError: unknown recipe or option (the nearest known one is named), or a value out of range.
     """
-    known = recipe_options(recipe)
+    if spec.modality == "image":
+        options = {k: (usual or {}).get(k, True if k == "flip" else None) if v is None else v
+                   for k, v in options.items()}
+    else:
+        options = {k: v for k, v in {**options, "size": size}.items()
+                   if v is not None and not (k == "flip" and v is False)}
+    known = recipe_options(recipe, spec.modality)
     for name in options:
         if name not in known:
             raise UsageError(f"The recipe {recipe} has no option {name!r}.", where="views",
                              fix=f"Known: {', '.join(known)}." + nearest(name, known))
     given = known | options
+    if spec.modality != "image":
+        plans = list(recipes_of(spec.modality)[recipe](spec, **options))
+        return Views(recipe, spec, plans, [f"views of {spec.modality}: {recipe}"], given)
     unit_range = options.pop("unit_range", None)
     make = _Maker(spec, spec.size if size is None else size, unit_range if unit_range is None else bool(unit_range))
-    plans = RECIPES[recipe](make, **options)
-    for plan in plans:
+    pictures = RECIPES[recipe](make, **options)
+    for plan in pictures:
         for name in ("flip", "jitter_chance", "grey", "blur", "solarise"):
             if not 0 <= getattr(plan, name) <= 1:
                 raise UsageError(f"{name} = {getattr(plan, name)} is not a probability.", where=f"views {recipe}",
@@ -280,4 +313,4 @@ def make_views(recipe: str, spec: DataSpec, *, size: int | None = None, **option
         if plan.scale and not 0 < plan.scale[0] <= plan.scale[1] <= 1:
             raise UsageError(f"Crops of {plan.scale} of the image are impossible.", where=f"views {recipe}",
                              fix="Give shares with 0 < smallest <= largest <= 1.")
-    return Views(recipe, spec, plans, make.notes, given)
+    return Views(recipe, spec, pictures, make.notes, given)
