@@ -88,8 +88,8 @@ def main(names: list[str]) -> int:
     """Hold every objective (or those named) to the contract; write docs/evidence/contracts.md."""
     from osteon.core import registry
 
-    jobs = [(c.name, kind) for c in registry.cards(kind="objective") for kind in c.backbones
-            if not names or c.name in names]
+    jobs = [(c.name, kind) for c in registry.cards(kind="objective") if registry.fits(c, "image")
+            for kind in c.backbones if not names or c.name in names]
     os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
     rows: list[list[dict[str, Any]]] = []
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.claims.kit import Record, cifar, fit, spread
+from benchmarks.claims.kit import Record, accuracy, cifar, fit, spread
 from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.data import Dataset
 from osteon.parts.objective import Objective
 from osteon.parts.types import Step
 from osteon.verbs._arms import Task, make_task
-from osteon.verbs._networks import network_arms
 
 STEPS = 500  # of fine-tuning at batch 64: 32 passes over the labelled images
 LABELS = 1000
@@ -65,14 +62,6 @@ def fresh(train: Dataset, seed: int) -> Backbone:
     """The untrained network of a seed, the same for every arm."""
     torch.manual_seed(seed)
     return build_backbone("vit_mini", channels=train.spec.channels, size=train.spec.size, patch=4)
-
-
-def accuracy(name: str, networks: Mapping[int, Backbone], task: Task, steps: int,
-             say: Callable[[str], None]) -> list[float]:
-    """Test accuracy in per cent, a seed each, after supervised training of the whole network on the seed's labels."""
-    (arm,) = network_arms(name, "control", "from scratch", lambda seed: (networks[seed], task.train.spec), task,
-                          steps=steps, say=say)
-    return [100 * float(value) for value in arm.quality.mean(1)]
 
 
 def step_flops(train: Dataset, task: Task, name: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from osteon.parts.objective import Objective
 from osteon.parts.types import Step
 from osteon.train.loop import Engine
 from osteon.train.settings import TrainSettings, resolve_settings
+from osteon.verbs._arms import Task
 from osteon.verbs._model import extract
+from osteon.verbs._networks import network_arms
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("OSTEON_DATA", ROOT.parent / "shared" / "data"))
@@ -125,3 +127,11 @@ def pixels(dataset: Dataset) -> np.ndarray:
 def spread(values: Sequence[float]) -> str:
     """Mean and every seed."""
     return f"{np.mean(values):.1f} ({', '.join(f'{v:.1f}' for v in values)})"
+
+
+def accuracy(name: str, networks: Mapping[int, Backbone], task: Task, steps: int,
+             say: Callable[[str], None]) -> list[float]:
+    """Test accuracy in per cent, a seed each, after supervised training of the whole network on the seed's labels."""
+    (arm,) = network_arms(name, "control", "from scratch", lambda seed: (networks[seed], task.train.spec), task,
+                          steps=steps, say=say)
+    return [100 * float(value) for value in arm.quality.mean(1)]

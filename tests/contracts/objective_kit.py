@@ -28,7 +28,8 @@ def objective_cards() -> list[Card]:
 def pairs() -> list[tuple[str, str]]:
     """(objective, backbone) for every kind of backbone its card claims."""
     small = {"tokens": "vit_tiny", "maps": "resnet_tiny"}
-    return [(card.name, small[kind]) for card in objective_cards() for kind in card.backbones]
+    return [(card.name, small[kind]) for card in objective_cards() if registry.fits(card, "image")
+            for kind in card.backbones]
 
 
 @functools.cache

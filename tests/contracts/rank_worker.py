@@ -11,7 +11,7 @@ from osteon.core.tensorfile import write_tensors
 from osteon.train.loop import Engine, make_fabric
 from tests.contracts.objective_kit import batch, make, pairs
 from tests.contracts.test_objectives import settings
-from tests.contracts.test_ranks import ROWS, gradients
+from tests.contracts.test_ranks import ROWS, STARTS, gradients
 
 
 def main() -> None:
@@ -21,9 +21,11 @@ def main() -> None:
     half = ROWS // 2
     found: dict[str, torch.Tensor] = {}
     for name, backbone in pairs():
-        method = make(name, backbone).train()
-        work = Engine(method, settings(method, batch_size=ROWS), fabric)
-        found |= gradients(name, backbone, work, batch(half, fabric.global_rank * half))
+        for start in STARTS:
+            method = make(name, backbone).train()
+            work = Engine(method, settings(method, batch_size=ROWS), fabric)
+            part = gradients(name, backbone, work, batch(half, start + fabric.global_rank * half))
+            found |= {f"{start}/{key}": value for key, value in part.items()}
     if fabric.global_rank == 0:
         write_tensors(Path(sys.argv[1]) / "gradients.safetensors", found, {})
     torch.distributed.barrier()

@@ -85,7 +85,7 @@ def test_the_programs_run_in_a_fresh_process_with_plain_torch(tmp_path):
     wanted = {}
     for name in NAMES:
         _, data, result = made(name, registry.find("compressor", name).backbones[0])
-        write_program(tmp_path / f"{name}.pt2", result, 3, 16)
+        write_program(tmp_path / f"{name}.pt2", result, 3, (16, 16))
         x = next(data.batches())
         wanted[name] = result(x).pooled
     torch.save(x, tmp_path / "x.pt")

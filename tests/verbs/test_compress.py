@@ -122,7 +122,7 @@ def test_settings_go_to_their_doors():
 
 def test_kept_bytes_by_hand():
     class Two(torch.nn.Module):
-        channels, size = 1, 2
+        channels, extent = 1, (2, 2)
 
         def __init__(self):
             super().__init__()

@@ -31,7 +31,8 @@ def _measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...], 
     return (*measure(images, scale), scale)
 
 
-def list_path(path: Path, source: str, *, asked: bool) -> None:
+def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any] | None = None,
+              like: DataSpec | None = None) -> None:
     """Images are what is left when no other modality knows the path: :func:`osteon.data.list_source` lists them."""
 
 

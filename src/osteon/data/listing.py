@@ -45,6 +45,8 @@ class Listing:
         encoded: whether images come as encoded files and not as pixels.
         modality: what the samples are, e.g. ``"image"``.
         traits: what the modality knows of them (see :class:`osteon.parts.types.DataSpec`).
+        measured: mean and deviation of each channel and the scale, where the source knows them better than a count of
+            its samples does.
     """
 
     source: str
@@ -61,6 +63,7 @@ class Listing:
     encoded: bool = True
     modality: str = "image"
     traits: dict[str, Any] = field(default_factory=dict)
+    measured: tuple[Sequence[float], Sequence[float], float] | None = None
 
     def take(self, index: Sequence[int] | np.ndarray) -> Listing:
         """The images numbered ``index`` (ascending)."""

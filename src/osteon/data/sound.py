@@ -44,7 +44,8 @@ TONES = ("rising", "falling", "steady", "vibrato", "tremolo", "chord")
 OPTIONS: dict[str, Any] = {"rate": 0, "seconds": 0.0, "bands": 64, "front": "logmel"}
 
 
-def list_path(path: Path, source: str, *, asked: bool) -> Listing | None:
+def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any] | None = None,
+              like: DataSpec | None = None) -> Listing | None:
     """The recordings at a path, or None when it holds none (an error when sound was asked for).
 
     A folder counts as sound when it holds more recordings than images, a manifest when its first file is a recording.

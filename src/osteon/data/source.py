@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
                          fix="Choose 0 to 1, e.g. 0.01.")
     if modality is not None:
         find(modality)
-    listing = list_source(str(source), modality=modality if like is None else like.modality)
+    listing = list_source(str(source), modality=modality if like is None else like.modality, options=options, like=like)
     chosen, reader = check_options(listing.modality, options), codec(listing.modality)
     samples = find(listing.modality).SAMPLES
     notes = list(listing.notes)
@@ -104,16 +104,19 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
     return _assemble(listing, images, meta, notes, max_skipped)
 
 
-def list_source(source: str, *, modality: str | None = None) -> Listing:
+def list_source(source: str, *, modality: str | None = None, options: Mapping[str, Any] | None = None,
+                like: DataSpec | None = None) -> Listing:
     """What a source holds, without decoding anything. Raises DataError when it is not recognised.
 
     Args:
         source: as given by the user.
         modality: what its samples are; by rule when None.
+        options: of reading that modality.
+        like: read as the data of this spec.
     """
     whole, ids = split_ids(source)
     if ids is not None:
-        return restrict(list_source(whole, modality=modality), ids, source)
+        return restrict(list_source(whole, modality=modality, options=options, like=like), ids, source)
     name, split = _parse(source)
     named = {} if Path(name).exists() else _named()
     if name in named:
@@ -131,7 +134,8 @@ def list_source(source: str, *, modality: str | None = None) -> Listing:
     if split and (path / split).is_dir() and not parquet_files(path):
         path, split = path / split, None
     for name in NAMES[1:] if modality is None else (modality,):
-        found = importlib.import_module(f"osteon.data.{name}").list_path(path, source, asked=modality is not None)
+        found = importlib.import_module(f"osteon.data.{name}").list_path(path, source, asked=modality is not None,
+                                                                           options=options or {}, like=like)
         if found is not None:
             return found.only(split) if split else found
     listing = _list_folder(path, source) if path.is_dir() else _list_file(path, source)
@@ -189,7 +193,8 @@ def _assemble(listing: Listing, images: np.ndarray, meta: dict[str, Any], notes:
                      f"{skipped[0].id} {skipped[0].reason}")
     if len(images) == 1:
         notes.append(f"{samples}: there is only one; nothing can be learned from it")
-    spec = make_spec(images, labels, names, tuple(meta["measured"]), notes, modality=listing.modality,
+    measured = listing.measured or tuple(meta["measured"])
+    spec = make_spec(images, labels, names, measured, notes, modality=listing.modality,
                      traits={**listing.traits, **meta["traits"]})
     label_mark = "" if labels is None else labels.tobytes().hex()
     fingerprint = digest(meta["content"], images.shape, images.dtype, *kept.ids, label_mark, *names)

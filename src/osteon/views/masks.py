@@ -132,9 +132,44 @@ def rectangles(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = N
     return lowest(when.flatten(1), hidden_count(ratio, rows * columns))
 
 
+def cluster_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = None, *,
+                 sides: tuple[int, int] = (3, 5)) -> Tensor:
+    """Hide squares of tokens, one after the other, until the share is reached. Gong et al. 2022 (SSAST), section 2.2.
+
+    The side is uniform in ``sides``, one for each sample. Squares may reach over the edge, so that every place is
+    hidden equally often; the last ones are cut at random to the exact count ``round(ratio * N)``.
+
+    Args:
+        grid: (rows, columns) of tokens.
+        ratio: share to hide.
+        draws: the stream.
+        scores: unused, all places are alike.
+        sides: smallest and largest side of a square in tokens.
+
+    Returns:
+        (B, N) bool, True = hidden.
+    """
+    rows, columns = grid
+    low, high = sides
+    side = (low + (draws.rand() * (high - low + 1)).floor().clamp(max=high - low))[:, None]  # (B, 1)
+    count = hidden_count(ratio, rows * columns)
+    # Squares that cover so much on average, twice over; a straggler's rest is hidden token by token (below).
+    share = low * low / ((rows + low - 1) * (columns + low - 1))
+    tries = min(512, 4 + math.ceil(2 * -math.log1p(-min(count / (rows * columns), 0.99)) / share))
+    u = draws.rand(tries, 2)
+    top = (u[..., 0] * (rows + side - 1)).floor() - (side - 1)
+    left = (u[..., 1] * (columns + side - 1)).floor() - (side - 1)
+    r, c = torch.arange(rows, device=u.device), torch.arange(columns, device=u.device)
+    in_rows = (r >= top[..., None]) & (r < (top + side)[..., None])
+    in_columns = (c >= left[..., None]) & (c < (left + side)[..., None])
+    first = (in_rows[..., :, None] & in_columns[..., None, :]).flatten(2).int()  # (B, tries, N)
+    order = torch.where(first.any(1), first.argmax(1), tries)
+    return lowest(order + draws.rand(rows * columns), count)
+
+
 #: Policy name -> function.
 POLICIES: dict[str, Callable[..., Tensor]] = {"random": random_mask, "ranked": ranked_mask, "block": block_mask,
-                                              "rectangles": rectangles}
+                                              "rectangles": rectangles, "cluster": cluster_mask}
 
 
 def visible_indices(mask: Tensor) -> Tensor:

@@ -1,0 +1,77 @@
+"""Does pre-training pay on real data of each kind? ``python -m benchmarks.tournaments [NAME ...]``, all by default.
+
+Each is one ``osteon compare``: recipes against each other and against the modality's controls at equal compute, on the
+cores there are. What it printed is kept as ``docs/evidence/tournaments/NAME.md`` beside its report, ``NAME.html``.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.claims.claim_377 import UNSEEN, manifests
+from benchmarks.claims.kit import DATA, ROOT
+from osteon.verbs.compare import compare, table
+
+
+def images(folder: Path) -> tuple[str, dict[str, Any]]:
+    """5,000 CIFAR-10 photographs without labels; few labels; six recipes."""
+    cifar = DATA / "cifar10"
+    return "5,000 CIFAR-10 photographs, few labels", {
+        "source": str(cifar / "train.parquet"), "train": str(cifar / "train.parquet"),
+        "test": str(cifar / "test.parquet"), "recipes": "auto", "budget": "60s", "label_budget": (100, 1000),
+        "settings": {"limit": 5000}, "trials": 2, "finalists": 3}
+
+
+def sound(folder: Path) -> tuple[str, dict[str, Any]]:
+    """2,500 clips of spoken digits by five speakers; tested on a sixth, who is heard nowhere else."""
+    known, unseen = manifests(folder)
+    return f"2,500 spoken digits by five speakers, tested on {', '.join(UNSEEN)}", {
+        "source": str(known), "train": str(known), "test": str(unseen),
+        "recipes": "simclr,vicreg,mae,ssast", "budget": "60s", "label_budget": (100, 1000), "trials": 2, "finalists": 3,
+        "settings": {"bands": 32, "backbone.patch": 8}}
+
+
+#: name -> what makes its title and the arguments of ``compare``, given a folder for small files
+CASES: dict[str, Callable[[Path], tuple[str, dict[str, Any]]]] = {"image": images, "sound": sound}
+
+
+def hold(name: str) -> str:
+    """Run one tournament and write its page; returns the verdict."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        title, options = CASES[name](Path(folder))
+        result = compare(**options, out=Path(folder) / "tournament")
+        where = ROOT / "docs" / "evidence" / "tournaments"
+        where.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(result["report"], where / f"{name}.html")
+    asked = ", ".join(f"{k}={v}" for k, v in options.items() if k not in ("source", "train", "test"))
+    page = [f"# Does pre-training pay? {title}", "", f"Regenerate with `python -m benchmarks.tournaments {name}`. "
+            f"`osteon compare` with {asked}. The [report]({name}.html) has the curves and every arm.", "",
+            f"**{result['verdict']['answer']}.** {result['verdict']['paragraph']}", "", "```", table(result), "```", "",
+            f"{time.perf_counter() - begun:.0f} seconds, {platform.machine()}, torch {torch.__version__}", ""]
+    (where / f"{name}.md").write_text("\n".join(page), encoding="utf-8")
+    return f"{name}: {result['verdict']['paragraph']}"
+
+
+def main(names: list[str]) -> int:
+    """Hold the named tournaments, or all."""
+    unknown = sorted(set(names) - set(CASES))
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; there are {', '.join(CASES)}", file=sys.stderr)
+        return 2
+    for name in names or CASES:
+        print(hold(name), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
