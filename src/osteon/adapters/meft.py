@@ -25,23 +25,36 @@ CARD = Card(
     papers=("Make Pre-trained Model Reversible: From Parameter to Memory Efficient Fine-Tuning",),
     modalities=("image",),
     differs="The paper's first variant, its adapter beside the whole block rather than beside the MLP. lambda is 0.1 "
-    "as in the paper for up to six blocks and larger for more, because inverting divides by it in every block and "
-    "float32 gradients are wrong beyond that (by a factor of 1000 at 12 blocks); a smaller one is refused. Computed in "
-    "float32 under autocast too, for the same reason. Adapters have no dropout. The start is close to the pre-trained "
-    "function, not equal to it.",
+    "as in the paper for up to four blocks and larger for more, because inverting divides by it in every block and "
+    "float32 gradients are wrong beyond that (by a factor of 1000 at 12 blocks); far smaller ones are refused, "
+    "and so is a step whose two streams do not meet again. Computed in float32 under autocast too, for the same "
+    "reason. Adapters have no dropout. The start is close to the pre-trained function, not equal to it.",
     rows=(75,),
     backbones=("tokens",),
     labels=True,
     cost="2 forwards and 1 backward per image; keeps the last activations only",
 )
 
-#: how much lambda^-L may amplify rounding: float32 gradients then stay right to about 1e-3
-AMPLIFICATION = 1e6
+#: how much inverting all blocks may amplify rounding, estimated by :func:`growth`: by rule, and at most
+USUAL, MOST = 2e4, 2e6
+#: difference of the two streams after all blocks were inverted, over their size, from which gradients are not trusted:
+#: the first block's input is lost then, and errors of the other blocks' gradients grow towards it
+GAP = 1.0
 
 
-def least_lambda(depth: int) -> float:
-    """The smallest lambda whose inverse over ``depth`` blocks amplifies rounding by at most a million."""
-    return float(AMPLIFICATION ** (-1.0 / depth))
+def growth(lam: float) -> float:
+    """Factor by which one block's inverse lets an error grow: the root r of ``lam r^2 = r + 1``.
+
+    A block is inverted as ``x1 = (y1 - F(x2)) / lam`` with the streams exchanged, so an error of this block's input is
+    the next one's through F (of slope about 1) and the one after that's through 1 / lam.
+    """
+    return float((1 + (1 + 4 * lam) ** 0.5) / (2 * lam))
+
+
+def least_lambda(depth: int, amplification: float = MOST) -> float:
+    """The smallest lambda whose inverse over ``depth`` blocks amplifies rounding by at most so much."""
+    r = amplification ** (1.0 / depth)
+    return float((r + 1) / r**2)
 
 
 class Bottleneck(nn.Sequential):
@@ -134,6 +147,12 @@ class _Reversed(torch.autograd.Function):
                 x1, x2, g1, g2 = block.back(x1, x2, g1, g2)
                 found.append(block.grad_of)
                 del block.grad_of
+        gap = float((x1 - x2).norm() / x2.norm().clamp(min=1e-12))  # both streams started as the same tokens
+        if not gap <= GAP:
+            raise UsageError("The blocks could not be inverted: the two streams, which start alike, come back "
+                             f"{gap:.2g} of their size apart, so the gradients would be wrong.", where="meft",
+                             fix="Raise lam (--set lam=1), adapt a network of fewer blocks, or set plain=true, which "
+                                 "keeps all activations.")
         return (g1 + g2, None, *[g for part in reversed(found) for g in part])
 
 
@@ -172,7 +191,7 @@ class MEFT(Adapter):
         backbone: pre-trained network.
         task: what is to be told apart.
         bottleneck: width inside the adapters.
-        lam: lambda, how much of the other stream is carried on; 0 = 0.1, or more for networks of over six blocks.
+        lam: lambda, how much of the other stream is carried on; 0 = 0.1, or more for networks of over four blocks.
         beta: how much of its own stream is carried on.
         plain: keep all activations instead, for comparison.
     """
@@ -186,11 +205,11 @@ class MEFT(Adapter):
         self.layout = read_layout(self.backbone, "meft")
         depth = len(self.layout.blocks)
         least = least_lambda(depth)
-        chosen = lam or max(0.1, round(least + 5e-4, 3))
+        chosen = lam or min(1.0, max(0.1, round(least_lambda(depth, USUAL) + 5e-4, 3)))
         if bottleneck < 1 or not 0 < beta <= 1 or not 0 <= lam <= 1:
             raise UsageError("bottleneck is at least 1, beta lies in (0, 1] and lam in [0, 1], not "
                              f"{bottleneck}, {beta} and {lam}.", where="meft")
-        if (chosen * beta) ** -depth > AMPLIFICATION * 1.01 and not plain:
+        if growth(chosen * beta) ** depth > MOST * 1.01 and not plain:
             raise UsageError(f"lam={chosen:g} with beta={beta:g} cannot be inverted through {depth} blocks in float32: "
                              "the gradients would be wrong.", where="--set lam",
                              fix=f"Use lam * beta of at least {least:.3f}, or plain=true, which keeps all activations.")
