@@ -33,6 +33,7 @@ def test_the_cut_straight_after_a_projection_changes_nothing(kind, form):
     method = TRP(form=form, augment="none")
     names = ["blocks.0.mlp.fc1", "blocks.1.attn.qkv"] if kind == "tokens" else ["layer2.0.conv1", "layer3.1.conv2"]
     task = LowRankTraining(copy.deepcopy(net), net, data, method, dict.fromkeys(names, 3))
+    task.project()
     x = next(data.batches())
     with torch.no_grad():
         assert not torch.allclose(task.backbone(x).pooled, net(x).pooled, atol=1e-3)
@@ -43,7 +44,7 @@ def test_the_cut_straight_after_a_projection_changes_nothing(kind, form):
 
 def test_projections_come_every_m_steps():
     net = network()
-    task = LowRankTraining(copy.deepcopy(net), net, calibration(), TRP(every=3, augment="none"),
+    task = LowRankTraining(copy.deepcopy(net), net, calibration(), TRP(every=3, energy=0.0, augment="none"),
                            {"blocks.0.mlp.fc1": 2})
     weight, ranks = task.weight_of("blocks.0.mlp.fc1"), []
     for i in range(6):
@@ -54,9 +55,26 @@ def test_projections_come_every_m_steps():
     assert ranks == [32, 32, 2, 32, 32, 2]
 
 
+def test_ranks_drift_by_energy_and_then_settle_on_the_budget():
+    net = network()
+    task = LowRankTraining(copy.deepcopy(net), net, calibration(), TRP(every=1, energy=0.9, settle=0.5, augment="none"),
+                           {"blocks.0.mlp.fc1": 2})
+    weight, ranks = task.weight_of("blocks.0.mlp.fc1"), []
+    with torch.no_grad():  # singular values 5, 4, 2, 1, 0...: the first two hold 41 of 46 (0.891), three 45
+        u, _ = torch.linalg.qr(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+        v, _ = torch.linalg.qr(torch.randn(u.shape[1], u.shape[1], generator=torch.Generator().manual_seed(1)))
+        start = u @ torch.diag(torch.tensor([5.0, 4.0, 2.0, 1.0] + [0.0] * (u.shape[1] - 4))) @ v.T
+    for i in range(4):
+        with torch.no_grad():
+            weight.copy_(start)
+        task.after_step(Step(i, 4))
+        ranks.append(int(torch.linalg.matrix_rank(weight, rtol=1e-4)))
+    assert ranks == [3, 2, 2, 2]  # after a quarter of training by energy, from the middle on by the budget
+
+
 def test_the_nuclear_term_pulls_along_u_v():
     net = network()
-    task = LowRankTraining(copy.deepcopy(net), net, calibration(), TRP(nuclear_weight=0.5, augment="none"),
+    task = LowRankTraining(copy.deepcopy(net), net, calibration(), TRP(nuclear_weight=0.5, energy=0.0, augment="none"),
                            {"blocks.0.mlp.fc1": 2})
     weight = task.weight_of("blocks.0.mlp.fc1")
     grad = torch.autograd.grad(task.extras(Step(0, 1))["nuclear"], weight)[0]

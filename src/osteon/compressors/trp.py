@@ -30,11 +30,11 @@ CARD = Card(
     name="trp",
     papers=("TRP: Trained Rank Pruning for Efficient Deep Neural Networks",),
     modalities=("image",),
-    differs="Trained on the features of the original network instead of labels. Ranks are fixed at the start, so "
-    "that the budget is met: the fewest singular values that reach one share of energy in every layer, as the weights"
-    " are then; the paper keeps 99 % of the energy at each projection, which lets ranks drift, and cuts at a "
-    "threshold. The nuclear norm's sub-gradient is that of the last projection. Linear layers and strided and 1 x 1 "
-    "kernels are cut too.",
+    differs="Trained on the features of the original network instead of labels. Projections keep a share of the energy "
+    "(95 %, the paper 99 %), but from the middle of training on no more than the ranks that meet the budget: the fewest "
+    "singular values that reach one share of energy in every layer at the start. The paper has no budget and cuts at a "
+    "threshold in the end. The nuclear norm's sub-gradient is that of the last projection. Linear layers and strided "
+    "and 1 x 1 kernels are cut too.",
     rows=(346,),
     cost="2 forwards and 1 backward per image; an SVD of every layer at each projection",
 )
@@ -46,6 +46,8 @@ class TRP(Compressor):
     Args:
         every: steps between projections, m.
         nuclear_weight: weight of the nuclear norm, lambda.
+        energy: share of the squared singular values that a projection keeps in the first part of training.
+        settle: share of training after which projections keep no more than the ranks of the budget.
         form: layout of kernels: ``channel`` (k x k, then 1 x 1) or ``spatial`` (k x 1, then 1 x k).
         augment: views to train on: ``crop_flip`` or ``none``.
     """
@@ -53,13 +55,16 @@ class TRP(Compressor):
     units: ClassVar[tuple[str, ...]] = ("params", "flops", "bytes", "latency")
     recipe: ClassVar[dict[str, Any]] = RECIPE
 
-    def __init__(self, *, every: int = 20, nuclear_weight: float = 3e-4,
+    def __init__(self, *, every: int = 20, nuclear_weight: float = 3e-4, energy: float = 0.95, settle: float = 0.5,
                  form: Literal["channel", "spatial"] = "channel",
                  augment: Literal["crop_flip", "none"] = "crop_flip") -> None:
         super().__init__()
         if every < 1 or nuclear_weight < 0:
             raise UsageError("every is at least 1 and nuclear_weight 0 or more.", where="trp")
+        if not 0 <= energy <= 1 or not 0 <= settle <= 1:
+            raise UsageError(f"energy and settle are shares, not {energy} and {settle}.", where="trp")
         self.every, self.nuclear_weight, self.form, self.augment = every, nuclear_weight, form, augment
+        self.energy, self.settle = energy, settle
 
     def compress(self, backbone: Backbone, budget: Budget, calibration: Calibration, fit: Fit | None,
                  seed: int) -> Backbone:
@@ -95,10 +100,10 @@ class LowRankTraining(MatchFeatures):
         super().__init__(student.requires_grad_(True), teacher, calibration.spec, method.augment,
                          spread_of(teacher, calibration))
         self.ranks, self.every, self.form = ranks, method.every, method.form
-        self.nuclear_weight = method.nuclear_weight
+        self.nuclear_weight, self.energy, self.settle = method.nuclear_weight, method.energy, method.settle
         for i, name in enumerate(ranks):
             self.register_buffer(f"direction_{i}", torch.zeros_like(self.weight_of(name)))
-        self.project()
+        self.project(0.0)
 
     def weight_of(self, name: str) -> Tensor:
         """The weight of a layer."""
@@ -116,14 +121,21 @@ class LowRankTraining(MatchFeatures):
     def after_step(self, step: Step) -> None:
         """Project before the next forward pass, every few steps."""
         if (step.index + 1) % self.every == 0:
-            self.project()
+            self.project((step.index + 1) / step.total)
 
     @torch.no_grad()
-    def project(self) -> None:
-        """Truncate every chosen weight to its rank and remember U V^T of what is left."""
+    def project(self, progress: float = 1.0) -> None:
+        """Truncate every chosen weight and remember U V^T of what is left.
+
+        Before the share ``settle`` of training a weight keeps ``energy`` of its squared singular values, if that takes
+        more than the rank it is to end with; from then on that rank.
+        """
         for i, (name, rank) in enumerate(self.ranks.items()):
             weight = self.weight_of(name)
-            low, direction = truncate(thin_matrix(weight, self.form), rank)
+            thin = thin_matrix(weight, self.form)
+            if progress < self.settle:
+                rank = max(rank, rank_for(torch.linalg.svdvals(thin.double()), self.energy))
+            low, direction = truncate(thin, rank)
             weight.copy_(fat_weight(low, weight.shape, self.form))
             self.get_buffer(f"direction_{i}").copy_(fat_weight(direction, weight.shape, self.form))
 
