@@ -54,7 +54,7 @@ def run(quick: bool = False) -> Record:
     train, test = digits()
     torch.manual_seed(0)
     network = build_backbone("vit_tiny", channels=1, size=8, dim=128, depth=6, heads=4, patch=1, pool="cls")
-    steps = 2 if quick else 8 * (len(train) // 64)
+    steps = 2 if quick else 40 * (len(train) // 64)
     if quick:
         train, test = train.subset(np.arange(128)), test.subset(np.arange(64))
     head = classifier(network, train, steps=steps, batch_size=64, seed=0)

@@ -30,8 +30,8 @@ def run(quick: bool = False) -> Record:
         "with no fine-tuning.",
         "Digits MLP 64-256-256-10, SGD 0.1 momentum 0.9, 40 epochs, project every 20 steps at 95% energy + nuclear "
         "penalty 3e-4, 3 seeds; control: plain training cut to the same ranks. osteon's TRP works to a budget (the "
-        "parameters are at most 0.15 x): 95% energy in the first half of training, the ranks of the budget in the second; "
-        "it trains on the features of the plain network instead of labels; the classifier stays as it is.",
+        "parameters are at most 0.15 x): 95% energy in the first half of training, the ranks of the budget in the "
+        "second; it trains on the features of the plain network instead of labels; the classifier stays as it is.",
         "finalize() after a projection changes accuracy by 0; parameters of the linears <= 0.15x; TRP within 1 point "
         "of plain dense and >= post-hoc SVD at the same ranks + 1.5 points on the mean.")
     train, test = digits()

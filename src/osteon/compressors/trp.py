@@ -30,11 +30,11 @@ CARD = Card(
     name="trp",
     papers=("TRP: Trained Rank Pruning for Efficient Deep Neural Networks",),
     modalities=("image",),
-    differs="Trained on the features of the original network instead of labels. Projections keep a share of the energy "
-    "(95 %, the paper 99 %), but from the middle of training on no more than the ranks that meet the budget: the fewest "
-    "singular values that reach one share of energy in every layer at the start. The paper has no budget and cuts at a "
-    "threshold in the end. The nuclear norm's sub-gradient is that of the last projection. Linear layers and strided "
-    "and 1 x 1 kernels are cut too.",
+    differs="Trained on the features of the original network instead of labels. Projections keep a share of the "
+    "energy (95 %, the paper 99 %), but from the middle of training on no more than the ranks that meet the "
+    "budget: the fewest singular values that reach one share of energy in every layer at the start. The paper "
+    "has no budget and cuts at a threshold in the end. The nuclear norm's sub-gradient is that of the last "
+    "projection. Linear layers and strided and 1 x 1 kernels are cut too.",
     rows=(346,),
     cost="2 forwards and 1 backward per image; an SVD of every layer at each projection",
 )
