@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from benchmarks.claims._digits_c2 import calibration_of, trainer
+from benchmarks.claims._classifiers import calibration_of, trainer
 from benchmarks.claims.kit import Record, cifar, features, fit, knn, spread
 from osteon.backbones import Backbone, build_backbone
 from osteon.backbones.vit import ViT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.claims._digits_c2 import accuracy, calibration_of, trainer, vit_on_cifar
+from benchmarks.claims._classifiers import accuracy, calibration_of, trainer, vit_on_cifar
 from benchmarks.claims.kit import Record, cifar, spread
 from osteon.core import registry
 from osteon.parts.compressor import Budget, params_of

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.claims._digits_c2 import accuracy, calibration_of, classifier, digits
+from benchmarks.claims._classifiers import accuracy, calibration_of, classifier, digits
 from benchmarks.claims.kit import Record, spread
 from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.claims._digits_c2 import accuracy, calibration_of, digits, mlp_on_digits
+from benchmarks.claims._classifiers import accuracy, calibration_of, digits, mlp_on_digits
 from benchmarks.claims.kit import Record, spread
 from osteon.backbones import Backbone
 from osteon.compressors.eora import EoRA, compensate, two_of_four

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.claims._digits_c2 import Taught, accuracy, calibration_of, mlp_on_digits, vit_on_cifar
+from benchmarks.claims._classifiers import Taught, accuracy, calibration_of, mlp_on_digits, vit_on_cifar
 from benchmarks.claims.kit import Record, fit, spread
 from osteon.backbones import Backbone
 from osteon.compressors.pela import cuttable

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.claims._classifiers import accuracy, calibration_of, classifier, digits, trainer
 from benchmarks.claims._digits import MLP
-from benchmarks.claims._digits_c2 import accuracy, calibration_of, classifier, digits, trainer
 from benchmarks.claims.kit import Record, spread
 from osteon.backbones import Backbone
 from osteon.compressors.trp import LowRankTraining, cut, rank_for

@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
-from osteon.adapters.diff_pruning import DiffPruning, hard_concrete, open_probability
+from osteon.adapters.diff_pruning import DiffPruning, GatedDiff, hard_concrete, open_probability
 from osteon.core.errors import UsageError
 from osteon.parts.types import Step
+from osteon.train.loop import Engine, make_fabric
+from osteon.train.settings import resolve_settings
+from osteon.verbs._adapt_objective import AdaptObjective
 from tests.contracts.adapter_kit import TASK, images, network, train
 
 
@@ -17,6 +20,96 @@ def test_gates_by_hand():
     # sigmoid(0) = 1/2 -> 0; sigmoid(ln 2) = 2/3 -> 0.5; logit(noise) = -1 cancels alpha -> 0; large -> 1
     assert hard_concrete(alpha, noise).tolist() == pytest.approx([0.0, 0.5, 0.0, 1.0], abs=1e-6)
     assert hard_concrete(torch.tensor([math.log(2), -5.0, 5.0]), None).tolist() == pytest.approx([0.5, 0, 1], abs=1e-6)
+
+
+def half_open(**options: float) -> tuple[DiffPruning, GatedDiff]:
+    """One layer whose change is 0.6 everywhere, single gates half open without noise, the tensors' gates fully."""
+    adapter = DiffPruning(network("vit"), TASK, targets="blocks.0.attn.proj", **options)
+    change = next(iter(adapter.layers().values())).change
+    assert isinstance(change, GatedDiff)
+    with torch.no_grad():
+        for part in change.parts:
+            change.get_parameter(part).fill_(0.6)
+            change.get_parameter(f"gate_{part}").fill_(math.log(2) / adapter.gate_rate)  # sigmoid = 2/3 -> 1/2
+            change.get_parameter(f"group_{part}").fill_(20.0 / adapter.gate_rate)
+    return adapter, change
+
+
+def test_a_change_is_its_number_times_both_gates_and_without_noise_in_evaluation():
+    adapter, change = half_open()
+    adapter.eval()
+    for got, part in ((change.weight_delta(), "weight"), (change.bias_delta(), "bias")):
+        torch.testing.assert_close(got, torch.full_like(change.get_parameter(part), 0.3))
+        with torch.no_grad():
+            change.get_parameter(f"group_{part}").fill_(math.log(2) / adapter.gate_rate)
+        torch.testing.assert_close(change.diff(part, noisy=False), torch.full_like(got, 0.15))
+        with torch.no_grad():
+            change.get_parameter(f"group_{part}").fill_(-20.0 / adapter.gate_rate)  # closed: nothing of the tensor
+        assert not change.diff(part, noisy=False).any()
+
+
+def test_in_training_every_number_has_its_own_noise_and_all_share_that_of_the_tensors_gate():
+    adapter, change = half_open()
+    adapter.train()
+    with torch.no_grad():
+        own = (change.weight_delta() / 0.6).flatten()
+        # at log 2: 0 up to noise 1/3 (log 2 + logit(1/3) = 0), and 1 from 5/7 on (sigmoid = 5/6)
+        assert float((own > 0).double().mean()) == pytest.approx(2 / 3, abs=0.05)
+        assert float((own > 0.9999).double().mean()) == pytest.approx(2 / 7, abs=0.05)
+        change.get_parameter("gate_weight").fill_(20.0 / adapter.gate_rate)
+        change.get_parameter("group_weight").zero_()
+        drawn = []
+        for index in range(40):
+            adapter.after_step(Step(index, 1000))
+            adapter(images(2))
+            values = change.weight_delta().unique()
+            assert len(values) == 1
+            drawn.append(float(values))
+    assert len(set(drawn)) > 10 and 0.0 in drawn
+
+
+def engine(adapter: DiffPruning, accumulate: int) -> Engine:
+    work = AdaptObjective(adapter, TASK, augment="none")
+    settings, _ = resolve_settings({"steps": 6, "batch_size": 8, "accumulate": accumulate, "precision": "32"},
+                                   adapter.recipe, 100, kind="tokens")
+    return Engine(work.train(), settings, make_fabric("32"))
+
+
+def batch() -> dict[str, torch.Tensor]:
+    return {"image": ((images() + 4) * 30).clamp(0, 255).byte(), "label": torch.arange(8) % 4,
+            "index": torch.arange(8)}
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_trains_as_the_whole_batch_does_and_draws_the_same_gates(accumulate):
+    found = []
+    for parts in (1, accumulate):
+        torch.manual_seed(0)
+        adapter, _ = half_open(until=0.9)
+        work = engine(adapter, parts)
+        for index in range(3):
+            work.gradients(batch(), Step(index, 6))
+            found.append({n: p.grad.clone() for n, p in work.named})
+            work.optimizer.zero_grad()
+            work.objective.after_step(Step(index, 6))
+    for whole, shared in zip(found[:3], found[3:], strict=True):
+        assert whole.keys() == shared.keys()
+        for name, want in whole.items():
+            torch.testing.assert_close(shared[name], want, atol=1e-6, rtol=1e-4, msg=name)
+    name = next(n for n in found[0] if n.endswith("change.weight"))
+    assert not torch.equal(found[0][name] == 0, found[1][name] == 0)  # closed gates let nothing through
+
+
+def test_a_resumed_run_goes_on_with_the_gates_it_would_have_drawn():
+    torch.manual_seed(0)
+    adapter, _ = half_open()
+    adapter.train().after_step(Step(6, 100))
+    again, _ = half_open()
+    again.train()
+    assert not torch.equal(again(images()), adapter(images()))
+    again.load_state_dict(adapter.state_dict())
+    assert torch.equal(again(images()), adapter(images()))
+    assert not [n for n in adapter.delta() if "drawn" in n]
 
 
 def test_the_penalty_is_how_often_gates_are_open():
@@ -59,10 +152,13 @@ def test_stages_gates_are_sampled_then_gone_and_only_what_is_kept_moves():
             change.get_parameter(part).normal_(std=0.01)
             change.get_parameter(f"gate_{part}").zero_()
     adapter.train()
-    assert not torch.equal(adapter(images()), adapter(images()))  # sampled
+    seen = [adapter(images())]
+    assert torch.equal(adapter(images()), seen[0])  # in one step always the same gates
     for index in range(4):
         adapter.after_step(Step(index, 10))
         assert not adapter.is_pruned()
+        seen.append(adapter(images()))
+        assert not any(torch.equal(seen[-1], earlier) for earlier in seen[:-1])  # sampled anew
     adapter.after_step(Step(4, 10))
     assert adapter.is_pruned()
     assert torch.equal(adapter(images()), adapter(images()))

@@ -8,6 +8,9 @@ from osteon.adapters._singular import SingularValues
 from osteon.adapters.vectorfit import VectorFit, to_rest
 from osteon.core.errors import UsageError
 from osteon.parts.types import Step
+from osteon.train.loop import Engine, make_fabric
+from osteon.train.settings import resolve_settings
+from osteon.verbs._adapt_objective import AdaptObjective
 from tests.contracts.adapter_kit import TASK, images, network, train
 
 
@@ -72,6 +75,35 @@ def test_who_rests_is_chosen_anew_each_period_after_the_warm_up_and_only_for_a_w
     assert set(changes) <= {3, 7, 11, 15, 19} and len(changes) >= 4
     assert seen[3] == [0, 1] or 0 in seen[3]
     assert 0 not in seen[19]  # it came back
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_trains_as_the_whole_batch_does_and_the_same_vectors_rest(accumulate):
+    rested, found = [], []
+    for parts in (1, accumulate):
+        torch.manual_seed(0)
+        adapter = VectorFit(network("vit"), TASK, warmup=0.0, periods=6, resting=0.3)
+        settings, _ = resolve_settings({"steps": 12, "batch_size": 8, "accumulate": parts, "precision": "32",
+                                        "optimizer": "sgd", "lr": 0.1, "warmup": 0.0}, adapter.recipe, 100,
+                                       kind="tokens")
+        engine = Engine(AdaptObjective(adapter, TASK, augment="none").train(), settings, make_fabric("32"))
+        batch = {"image": ((images() + 4) * 30).clamp(0, 255).byte(), "label": torch.arange(8) % 4,
+                 "index": torch.arange(8)}
+        for index in range(12):
+            engine.run(batch, Step(index, 12))
+            rested.append([change.held.tolist() for change in adapter.changes()])
+        found.append({n: p.detach() for n, p in adapter.named_parameters() if p.requires_grad})
+    assert rested[:12] == rested[12:]
+    assert len({str(r) for r in rested}) > 2  # they take turns
+    for name, want in found[0].items():
+        torch.testing.assert_close(found[1][name], want, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_vectors_that_moved_alike_but_for_rounding_rest_in_order():
+    """After one step of Adam every vector has moved by the rate: rounding must not decide who rests."""
+    strength = torch.full((6,), 0.01)
+    for noise in (torch.zeros(6), torch.tensor([0, 1, 0, 2, 1, 2]) * 1e-9):
+        assert to_rest(strength + noise, 0.34).tolist() == [True, True] + [False] * 4
 
 
 def test_the_moving_average_of_how_far_vectors_moved():

@@ -33,7 +33,7 @@ from tests.contracts.adapter_kit import (
 EVERY = pytest.mark.parametrize(("name", "net"), pairs(), ids=lambda v: v)
 ADAPTERS = pytest.mark.parametrize("name", names())
 #: what changes in training beside what trains, by design: gates' masks and flags, and who rests
-MOVING = ("mask_", "pruned", "held", "strength", "columns")
+MOVING = ("mask_", "pruned", "held", "strength", "columns", "drawn")
 
 
 @EVERY

@@ -14,6 +14,8 @@ from osteon.parts.merging import Models
 def given(folder: Path, wanted: dict, size: float = 1.0) -> tuple[Models, dict, list[dict]]:
     base = {k: v for k, v in tensors(0).items() if k != "half"}
     states = [{k: v for k, v in moved(tensors(0), i, size).items() if k != "half"} for i in (1, 2)]
+    for i, state in enumerate(states, 1):  # what batch norm saw in each fine-tuning
+        state["bn.running_mean"], state["bn.running_var"] = base["bn.running_mean"] - i, base["bn.running_var"] + i
     files = [stored(folder, f"m{i}", s) for i, s in enumerate(states)]
     return Models(files, stored(folder, "b", base), teacher=Pulls(wanted)), base, states
 
@@ -30,7 +32,8 @@ def test_what_is_wanted_is_learned_in_every_tensor(tmp_path: Path) -> None:
     assert torch.allclose(method.coefficients[:, :2], torch.tensor([[0, 1], [0.5, 0]]), atol=0.03)
     assert torch.allclose(found["a.weight"], wanted["a.weight"], atol=0.05)
     assert torch.allclose(found["gain"], base["gain"], atol=0.05)
-    assert torch.equal(found["bn.running_var"], base["bn.running_var"])  # buffers are not composed
+    for name in ("bn.running_mean", "bn.running_var"):  # buffers are not composed
+        assert torch.equal(found[name], base[name]) and not torch.equal(found[name], states[0][name])
 
 
 def test_coefficients_put_in_by_hand(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_the_loss_is_cross_entropy_of_the_logits_plus_the_adapters_penalty():
     assert smooth.targets(torch.tensor([1]))[0].tolist() == pytest.approx([0.1, 0.8, 0.1])
 
 
-@pytest.mark.parametrize("name", [n for n in ADAPTERS if n != "diff_pruning"])  # its gates are drawn a micro-batch
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_accumulation_gives_the_gradient_of_the_whole_batch(name):
     found = []
     for accumulate in (1, 3):

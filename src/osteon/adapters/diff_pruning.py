@@ -6,7 +6,7 @@ Guo et al. 2021, arXiv:2012.07463, section 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
@@ -17,7 +17,7 @@ from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.adapter import RECIPE
 from osteon.parts.reparam import Change, Layer
-from osteon.parts.types import DataSpec, Step
+from osteon.parts.types import DataSpec, Draws, Step
 
 if TYPE_CHECKING:
     from osteon.backbones import Backbone
@@ -62,8 +62,12 @@ class GatedDiff(Change):
     Args:
         layer: whose weight (and bias) changes.
         gate_rate: the gates' logits are this times what is stored.
+
+    Attributes:
+        draws: of the noise of this step; asked again in the same step, it gives the same.
     """
 
+    draws: Draws
     mask_weight: Tensor
     mask_bias: Tensor
     pruned: Tensor
@@ -96,8 +100,14 @@ class GatedDiff(Change):
         if self.pruned:
             return self.get_buffer(f"mask_{name}") * w
         gate, group = self.logits(name)
-        noise = [torch.empty_like(a).uniform_(1e-4, 1 - 1e-4) if noisy else None for a in (gate, group)]
+        noise: Sequence[Tensor | None] = self.noise(name, gate, group) if noisy else (None, None)
         return hard_concrete(gate, noise[0]) * hard_concrete(group, noise[1]) * w
+
+    def noise(self, name: str, *like: Tensor) -> tuple[Tensor, ...]:
+        """Uniform noise of this step for one tensor, drawn where it lies: up to as many numbers as the network has."""
+        seed = self.draws.fork(name).generator().initial_seed()
+        generator = torch.Generator(like[0].device).manual_seed(seed)
+        return tuple(torch.empty_like(a).uniform_(1e-4, 1 - 1e-4, generator=generator) for a in like)
 
     def logits(self, name: str) -> tuple[Tensor, Tensor]:
         """Logits of a tensor's gates, one a number, and of the gate of them all."""
@@ -107,6 +117,8 @@ class GatedDiff(Change):
 
 class DiffPruning(Rewrite):
     """Learn a change of every weight with gates, keep the largest part of it half-way, and train only that on.
+
+    Gates are drawn once an optimiser step, the same for every micro-batch and on every rank.
 
     Args:
         backbone: pre-trained network.
@@ -119,6 +131,7 @@ class DiffPruning(Rewrite):
     """
 
     recipe: ClassVar = {**RECIPE, "lr": 1e-3}
+    drawn: Tensor
 
     def __init__(self, backbone: Backbone, task: DataSpec, *, targets: str = "auto", share: float = 0.005,
                  penalty: float = 42.0, gate_rate: float = 100.0, until: float = 0.5) -> None:
@@ -128,6 +141,9 @@ class DiffPruning(Rewrite):
                              f"{share}, {penalty}, {gate_rate} and {until}.", where="diff_pruning")
         self.share, self.weight, self.gate_rate, self.until = share, penalty, gate_rate, until
         self.rewrite(targets)
+        #: key of the gates' noise and optimiser steps done, (2,) int64; a resumed run goes on with the same gates
+        self.register_buffer("drawn", torch.stack([torch.randint(2**62, ()), torch.tensor(0)]))
+        self.draw()
         total = sum(self.sizes())
         self.kept_numbers = max(1, round(share * total))
         self.notes.append(f"{self.kept_numbers:,} of {total:,} numbers may change in the end")
@@ -158,8 +174,21 @@ class DiffPruning(Rewrite):
         total = sum(open_probability(a).sum() for pair in logits for a in pair)
         return self.weight * cast(Tensor, total) / sum(self.sizes())
 
+    def draw(self) -> None:
+        """Say to every change which noise is this step's."""
+        key, done = self.drawn.tolist()
+        for name, layer in self.layers().items():
+            cast(GatedDiff, layer.change).draws = Draws(Step(done, done, key), torch.arange(0), 0, name=name)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised images (B, C, H, W) -> what the head reads, (B, width); in training with this step's gates."""
+        if self.training:
+            self.draw()
+        return super().encode(images)
+
     def after_step(self, step: Step) -> None:
-        """Prune at the end of the first stage."""
+        """Go on to the next step's gates; prune at the end of the first stage."""
+        self.drawn[1] = step.index + 1
         if not self.is_pruned() and step.index + 1 >= max(1, round(self.until * step.total)):
             self.prune()
 
@@ -193,7 +222,7 @@ class DiffPruning(Rewrite):
                 for name, mask in zip(every, keep.split(self.sizes()), strict=True)}
 
     def learned(self) -> dict[str, Tensor]:
-        """The head; the change itself is stored as positions and values."""
+        """The head; the change itself is stored as positions and values, and has no gates to be drawn any more."""
         return {name: p for name, p in self.named_parameters() if name.startswith("head.")}
 
     @torch.no_grad()
