@@ -176,14 +176,20 @@ class ViT(Backbone):
         return self.patch_embed.shown_width
 
     def positions(self, grid: tuple[int, ...]) -> Tensor:
-        """(1, N, D) of any grid, which is taken to show the field of view of the grid the network was built for."""
+        """(1, N, D) of any grid, which is taken to show the field of view of the grid the network was built for.
+
+        Words are counted from the first one instead: a shorter text is a part, not a coarser picture.
+        """
+        if self.pos_embed is not None and self.discrete and grid[0] <= self.reference[0]:
+            return self.pos_embed[:, :grid[0]]
         if self.pos_embed is not None:
             return resample(self.pos_embed, self.reference, grid)
         like = self.norm.weight
         known = self._fixed.get(grid)
         if known is None or known.device != like.device or known.dtype != like.dtype:
             with torch.inference_mode(False):  # what evaluation computes first must serve training too
-                known = self._fixed[grid] = sincos(grid, self.dim, reference=self.reference).to(like)
+                known = self._fixed[grid] = sincos(
+                    grid, self.dim, reference=None if self.discrete else self.reference).to(like)
         return known
 
     def prefix(self, batch: int) -> Tensor:

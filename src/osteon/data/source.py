@@ -28,8 +28,9 @@ from osteon.modalities.image import MAX_PIXELS
 from osteon.parts.types import DataSpec
 
 #: What a source may be, for messages.
-KINDS = ("a folder of images, a folder with a subfolder a class, a csv or parquet manifest, parquet files, .npy, .npz, "
-         "digits, tones, or hf:NAME; a part of it as SOURCE:SPLIT, and the samples of a list as SOURCE@ids.csv")
+KINDS = ("a folder of images, recordings or texts, with or without a subfolder a class; a csv or parquet manifest, "
+         "parquet files, .npy, .npz, .ts, .txt, .jsonl; a csv of a series or of rows of a table; digits, tones, waves, "
+         "sentences, mixed, or hf:NAME; a part of it as SOURCE:SPLIT, and the samples of a list as SOURCE@ids.csv")
 
 
 def open_source(source: str | Path | Dataset, *, size: int | None = None, limit: int | None = None,
@@ -117,6 +118,15 @@ def list_source(source: str, *, modality: str | None = None, options: Mapping[st
     whole, ids = split_ids(source)
     if ids is not None:
         return restrict(list_source(whole, modality=modality, options=options, like=like), ids, source)
+    listing = _list(whole, modality, options or {}, like)
+    cut = getattr(importlib.import_module(f"osteon.data.{listing.modality}"), "cut", None)
+    if cut is not None:  # only now, so that nothing is learned from a part that was not asked for
+        listing = cut(listing, like=like, options=check_options(listing.modality, options or {}))
+    return listing
+
+
+def _list(source: str, modality: str | None, options: Mapping[str, Any], like: DataSpec | None) -> Listing:
+    """The contents of a source as it lies there."""
     name, split = _parse(source)
     named = {} if Path(name).exists() else _named()
     if name in named:
@@ -134,8 +144,8 @@ def list_source(source: str, *, modality: str | None = None, options: Mapping[st
     if split and (path / split).is_dir() and not parquet_files(path):
         path, split = path / split, None
     for name in NAMES[1:] if modality is None else (modality,):
-        found = importlib.import_module(f"osteon.data.{name}").list_path(path, source, asked=modality is not None,
-                                                                           options=options or {}, like=like)
+        reader = importlib.import_module(f"osteon.data.{name}")
+        found = reader.list_path(path, source, asked=modality is not None, options=options, like=like)
         if found is not None:
             return found.only(split) if split else found
     listing = _list_folder(path, source) if path.is_dir() else _list_file(path, source)

@@ -23,7 +23,7 @@ CARD = Card(
     kind="objective",
     name="simmim",
     papers=("SimMIM: A Simple Framework for Masked Image Modeling",),
-    modalities=("image", "sound"),
+    modalities=("image", "sound", "series", "text"),
     differs="The side of a hidden cell follows the image (a sixth of it, in whole tokens) instead of 32 pixels at 192 "
     "and 224. Positions are the backbone's own instead of a relative bias shared by all layers. Hierarchical "
     "Transformers (Swin) are not covered.",
@@ -46,7 +46,7 @@ class SimMIM(Masked):
         backbone: network to train.
         data: what the data look like.
         ratio: share of cells hidden; their number is rounded up.
-        unit: side of a hidden cell in tokens, a divisor of the grid; 0 = a sixth of the grid.
+        unit: side of a hidden cell in tokens, a divisor of the grid; 0 = a sixth of the grid, of words 1.
         crop_min: smallest area share of the random crop; None = 0.67 of images, the modality's own of others.
         flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
@@ -61,8 +61,10 @@ class SimMIM(Masked):
         super().__init__(backbone, data, views=make_views("crop_flip", data, flip=flip, min_scale=crop_min,
                                                           usual={"min_scale": 0.67}))
         grid = backbone.grid(*data.extent)
-        self.ratio, self.unit = ratio, unit or default_unit(grid)
-        if not unit:
+        self.ratio, self.unit = ratio, unit or (1 if backbone.discrete else default_unit(grid))
+        if not unit and backbone.discrete:
+            self.notes.append("unit = 1: words are hidden one by one")
+        elif not unit:
             self.notes.append(f"unit = {self.unit}: hidden cells of {self.unit * self.patch} px, rule: a sixth of the "
                               "grid, lowered until it divides it")
         one = Draws(Step(0, 1), torch.zeros(1, dtype=torch.int64), 1)

@@ -56,7 +56,8 @@ def make_guard(values: Mapping[str, Any], guard_source: str | None, dataset: Dat
     if not values["guard"]:
         return None
     every = values["guard_every"] or max(1, -(-steps // 10))
-    validation = dataset if guard_source is None else open_source(guard_source, size=size)
+    like: dict[str, Any] = {"size": size} if dataset.modality == "image" else {"like": dataset.spec}
+    validation = dataset if guard_source is None else open_source(guard_source, **like)
     if guard_source is not None and validation.labels is None:
         raise UsageError("The guard's validation source has no labels.", where=f"--guard {guard_source}",
                          fix="Name a labelled source.")
