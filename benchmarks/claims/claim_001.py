@@ -39,9 +39,11 @@ def run(quick: bool = False) -> Record:
     record = Record(
         1, "SVFit trains only the top singular values: better than LoRA with 16x fewer trainable parameters.",
         "MLP 64-256-256-10 pre-trained on digits (700 images, 50 epochs); adapt to a photometric shift (half "
-        "contrast, offset 0.5, noise 0.1; head frozen), 300 labels, 30 epochs, rate the best of 4 for every arm on 200 "
-        "validation images, test on the other 597, 5 seeds. r covers 99% of the squared singular values. Batch 32, "
-        "the adapters' recipes otherwise, no augmentation.",
+        "contrast, offset 0.5, noise 0.1, chosen so that the network as it is gets 56-70 % of the validation "
+        "digits right: under the first one tried, offset 0.25, doing nothing came within 2 points of LoRA; head "
+        "frozen), 300 labels, 30 epochs, rate the best of 4 for every arm on 200 validation images, test on the "
+        "other 597, 5 seeds. r covers 99% of the squared singular values. Batch 32, the adapters' recipes "
+        "otherwise, no augmentation.",
         "SVFit has >= 16x fewer trainables than LoRA r=8 AND mean accuracy >= LoRA r=8 minus 2 points; the geometric "
         "shift (one-pixel roll) is printed as the known failure. Parity, not a win, is gated.")
     seeds, rates, epochs = (SEEDS[:1], RATES[:1], 1) if quick else (SEEDS, RATES, 30)

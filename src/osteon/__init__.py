@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from osteon.verbs.embed import embed
     from osteon.verbs.evaluate import evaluate
     from osteon.verbs.export import export
+    from osteon.verbs.forecast import forecast
     from osteon.verbs.merge import merge
     from osteon.verbs.methods import methods
     from osteon.verbs.plan import plan
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "adapt", "analyse", "compare", "compress", "continual", "demo", "embed", "evaluate",
-           "export", "load", "merge", "methods", "plan", "pretrain", "select", "staged"]
+           "export", "forecast", "load", "merge", "methods", "plan", "pretrain", "select", "staged"]
 
 #: what is not ``osteon.verbs.<name>.<name>``
 _ELSEWHERE = {"load": ("osteon.verbs._model", "load_trained")}

@@ -119,7 +119,8 @@ def test_a_heavier_weight_ends_nearer_the_teacher():
     assert moved(0.0) > 1.5 * moved(1.0)
 
 
-@pytest.mark.parametrize("name", sorted({c.name for c in registry.cards("objective")} - {"self_distilled", "guidance"}))
+@pytest.mark.parametrize("name", sorted({c.name for c in registry.cards("objective", "image")}
+                                        - {"self_distilled", "guidance"}))
 @pytest.mark.parametrize("low_rank", [0, 2])
 def test_every_objective_goes_on_held(name, low_rank):
     """Also with low-rank changes: something trains, its gradient is finite, and what is frozen stays."""

@@ -79,6 +79,20 @@ class Backbone(nn.Module):
         """Numbers it takes to predict what one token shows: stride * stride * C for images."""
         return self.channels * self.stride ** len(self.extent)
 
+    own_error: bool = False  # what a token shows has an error of its own, see :meth:`shown_error`
+
+    def shown_error(self, prediction: Tensor, shown: Tensor) -> Tensor:
+        """Error of every token, (B, N), of predictions (B, N, shown_width); only where ``own_error``."""
+        raise self._refuse("shown_error()")
+
+    def shown_values(self, prediction: Tensor) -> Tensor:
+        """Predictions (B, N, shown_width) in the terms of what tokens show, for pictures."""
+        return prediction
+
+    def shown_blank(self, shown: Tensor) -> Tensor:
+        """What stands for hidden tokens in pictures, of the shape of ``shown``: zeros, the data's mean."""
+        return torch.zeros_like(shown)
+
     def stem(self, x: Tensor) -> Tensor:
         """Patches (B, C, *extent) -> tokens (B, N, token_dim), without positions."""
         raise self._refuse("stem()")

@@ -91,8 +91,8 @@ class WordEmbed(Stem):
         return x[:, 0].long()
 
     def initialise(self) -> None:
-        """Normal with deviation 0.02, as in BERT."""
-        nn.init.normal_(self.proj.weight, std=0.02)
+        """Normal with deviation 1 / sqrt(D) (Vaswani et al. 2017, section 3.4, who multiply by sqrt(D) when adding)."""
+        nn.init.normal_(self.proj.weight, std=self.proj.embedding_dim**-0.5)
 
 
 def default_patch(extent: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osteon.backbones._base import Backbone, replace_hidden, take_kept
+from osteon.backbones._stem_columns import ColumnEmbed
 from osteon.backbones._stems import PatchEmbed, Stem, WordEmbed, default_patch
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
@@ -27,7 +28,7 @@ CARD = Card(
     name="vit",
     papers=("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
             "Vision Transformers Need Registers", "Going deeper with Image Transformers"),
-    modalities=("image", "sound", "series", "text"),
+    modalities=("image", "sound", "series", "text", "table"),
     differs="Fixed sine-cosine positions and the mean of the patch tokens by default (the paper: learned positions and "
     "a class token, both options here); the patch size follows the image size.",
     backbones=("tokens",),
@@ -126,6 +127,7 @@ class ViT(Backbone):
         layer_scale: start of a learned scale on every residual branch; 0 = none.
         drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
         vocabulary: number of words a sample is written in; 0 = samples are values, cut into patches.
+        levels: of rows of a table, how many levels every column has, 0 for numbers; empty = no table.
     """
 
     kind = "tokens"
@@ -133,13 +135,15 @@ class ViT(Backbone):
     def __init__(self, name: str, *, channels: int, size: int | Sequence[int], dim: int, depth: int, heads: int,
                  patch: int = 0, mlp_ratio: float = 4.0, pool: Literal["mean", "cls"] = "mean", registers: int = 0,
                  positions: Literal["sincos", "learned"] = "sincos", qkv_bias: bool = True,
-                 layer_scale: float = 0.0, drop_path: float = 0.0, vocabulary: int = 0) -> None:
+                 layer_scale: float = 0.0, drop_path: float = 0.0, vocabulary: int = 0,
+                 levels: Sequence[int] = ()) -> None:
         extent = (size, size) if isinstance(size, int) else tuple(size)
-        chosen = 1 if vocabulary else patch or default_patch(extent)
+        chosen = 1 if vocabulary or levels else patch or default_patch(extent)
         options: dict[str, Any] = {
             "dim": dim, "depth": depth, "heads": heads, "patch": chosen, "mlp_ratio": mlp_ratio, "pool": pool,
             "registers": registers, "positions": positions, "qkv_bias": qkv_bias, "layer_scale": layer_scale,
-            "drop_path": drop_path, **({"vocabulary": vocabulary} if vocabulary else {})}
+            "drop_path": drop_path, **({"vocabulary": vocabulary} if vocabulary else {}),
+            **({"levels": list(levels)} if levels else {})}
         super().__init__(name, channels=channels, size=size, options=options)
         _check_options(options)
         self.dim = self.token_dim = dim
@@ -147,7 +151,11 @@ class ViT(Backbone):
         self.reference = self.grid(*self.extent)  # the grid whose cells positions are counted in
         self.patch_embed: Stem = (WordEmbed(vocabulary, dim) if vocabulary else
                                   PatchEmbed(channels, len(self.extent), chosen, dim))
-        if not vocabulary:
+        if levels:
+            self.patch_embed, self.own_error = ColumnEmbed(levels, dim), True
+            self.notes.append(f"tokens: one a column, {sum(n == 0 for n in levels)} of numbers and "
+                              f"{sum(n > 0 for n in levels)} of categories")
+        elif not vocabulary:
             self.notes.append(_patch_note(chosen, self.reference, asked=bool(patch)))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "cls" else None
         self.reg_token = nn.Parameter(torch.zeros(1, registers, dim)) if registers else None
@@ -170,6 +178,20 @@ class ViT(Backbone):
         """What each token shows; see :meth:`Backbone.shown`."""
         return self.patch_embed.shown(x)
 
+    def shown_error(self, prediction: Tensor, shown: Tensor) -> Tensor:
+        """Error of every token; see :meth:`Backbone.shown_error`."""
+        return cast(ColumnEmbed, self.patch_embed).shown_error(prediction, shown)
+
+    def shown_values(self, prediction: Tensor) -> Tensor:
+        """Predictions as cells; see :meth:`Backbone.shown_values`."""
+        return cast(ColumnEmbed, self.patch_embed).shown_values(prediction) if self.own_error else prediction
+
+    def shown_blank(self, shown: Tensor) -> Tensor:
+        """Missing cells; see :meth:`Backbone.shown_blank`."""
+        if self.own_error:
+            return cast(ColumnEmbed, self.patch_embed).shown_blank(shown)
+        return super().shown_blank(shown)
+
     @property
     def shown_width(self) -> int:
         """Numbers it takes to predict what one token shows."""
@@ -178,7 +200,9 @@ class ViT(Backbone):
     def positions(self, grid: tuple[int, ...]) -> Tensor:
         """(1, N, D) of any grid, which is taken to show the field of view of the grid the network was built for.
 
-        Words are counted from the first one instead: a shorter text is a part, not a coarser picture.
+        Words are counted from the first one instead: a shorter text is a part, not a coarser picture. The fixed
+        positions of words and columns are 1 / sqrt(D) as large, like the vectors they are added to (Vaswani et al.
+        2017, section 3.4): else they would drown them.
         """
         if self.pos_embed is not None and self.discrete and grid[0] <= self.reference[0]:
             return self.pos_embed[:, :grid[0]]
@@ -188,8 +212,9 @@ class ViT(Backbone):
         known = self._fixed.get(grid)
         if known is None or known.device != like.device or known.dtype != like.dtype:
             with torch.inference_mode(False):  # what evaluation computes first must serve training too
-                known = self._fixed[grid] = sincos(
-                    grid, self.dim, reference=None if self.discrete else self.reference).to(like)
+                fixed = sincos(grid, self.dim, reference=None if self.discrete else self.reference)
+                known = self._fixed[grid] = (fixed * self.dim**-0.5 if self.discrete or self.own_error else fixed).to(
+                    like)
         return known
 
     def prefix(self, batch: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What looks at a backbone: embed, evaluate, compare, analyse."""
+"""What looks at a backbone: embed, evaluate, forecast, compare, analyse."""
 
 from __future__ import annotations
 
@@ -61,6 +61,39 @@ def evaluate(
         show_json(result)
     else:
         from osteon.verbs.evaluate import summary
+
+        show(summary(result))
+        done(result["report"])
+
+
+@app.command(epilog="Example: osteon forecast runs/mae ETTh1.csv --horizon 96 --split 8640,2880,2880")
+def forecast(
+    run: Run,
+    source: Source,
+    horizon: Annotated[int, typer.Option(min=1, help="Steps ahead.")] = 96,
+    period: Annotated[str, typer.Option(help="Of the seasonal forecast, in steps; auto: by the autocorrelation of the "
+                                        "training part.")] = "24",
+    split: Annotated[str, typer.Option(help="Parts by time: shares such as 0.6,0.2,0.2 or rows such as 8640,2880,2880. "
+                                       "Default: those of the model's data.")] = "",
+    fit_windows: Annotated[int, typer.Option(min=2, help="At most so many training windows.")] = 1500,
+    test_windows: Annotated[int, typer.Option(min=0, help="At most so many test windows; 0: every one.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Untrained networks to compare with.")] = 1,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for forecast.json and forecast.html. Default: "
+                                            "the run folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Forecast a series from a frozen backbone.
+
+    Beside the controls its experts demand: a linear map, the seasonal forecast, the last value, and the untrained
+    backbone.
+    """
+    result = call("forecast", run, source=source, horizon=horizon, period=period, split=split, fit_windows=fit_windows,
+                   test_windows=test_windows, seeds=seeds, out=out, progress=not quiet)
+    if json:
+        show_json(result)
+    else:
+        from osteon.verbs.forecast import summary
 
         show(summary(result))
         done(result["report"])

@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError, MissingExtra, UsageError, nearest
+from osteon.parts.words import MASK, PAD, SPECIAL, UNK
 
-#: The first members of every vocabulary: what fills a sample up, what hides a token, and what was never seen.
-SPECIAL = ("<pad>", "<mask>", "<unk>")
-PAD, MASK, UNK = 0, 1, 2
 #: Ways to cut a text, beside ``hf:NAME``.
 KINDS = ("bpe", "char", "word")
 _WORD = re.compile(r"\w+|[^\w\s]")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from osteon.modalities._base import Control, Payload, Unreadable
-from osteon.modalities._tokens import MASK, PAD, SPECIAL, UNK, Tokenizer, load_tokenizer, make_tokenizer
+from osteon.modalities._tokens import Tokenizer, load_tokenizer, make_tokenizer
 from osteon.parts.types import DataSpec
+from osteon.parts.words import MASK, PAD, SPECIAL, UNK
 
 __all__ = ["CONTROLS", "MASK", "PAD", "SAMPLES", "SPECIAL", "UNK", "Tokenizer", "backbone_options", "decode_text",
            "load_tokenizer", "make_tokenizer", "picture"]

@@ -54,6 +54,8 @@ class Masked(Objective):
         """Error of every token, (B, N)."""
         if self.backbone.discrete:
             return F.cross_entropy(prediction.float().transpose(1, 2), target, reduction="none")
+        if self.backbone.own_error:
+            return self.backbone.shown_error(prediction, target)
         difference = prediction.float() - target.float()
         return (difference.abs() if self.norm == "l1" else difference.square()).mean(-1)
 
@@ -82,7 +84,7 @@ class Masked(Objective):
         shown = self.backbone.shown(x)
         pixels = self.to_pixels(prediction.float(), shown)
         hidden = mask[..., None]
-        corrupted = torch.where(hidden, torch.zeros_like(shown), shown)
+        corrupted = torch.where(hidden, self.backbone.shown_blank(shown), shown)
         output = torch.where(hidden, pixels, shown)
         return x, unpatchify(corrupted, self.patch, grid), unpatchify(output, self.patch, grid)
 
@@ -97,7 +99,7 @@ class Masked(Objective):
 
     def to_pixels(self, prediction: Tensor, patches: Tensor) -> Tensor:
         """Turn predictions into normalised values (B, N, shown_width), for pictures only."""
-        return prediction
+        return self.backbone.shown_values(prediction)
 
 
 def hidden_mean(error: Tensor, mask: Tensor) -> Tensor:

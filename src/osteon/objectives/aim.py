@@ -25,7 +25,7 @@ CARD = Card(
     kind="objective",
     name="aim",
     papers=("Scalable Pre-training of Large Autoregressive Image Models",),
-    modalities=("image", "sound", "series", "text"),
+    modalities=("image", "sound", "series", "text", "table"),
     differs="The loss is the mean over the patches after each sample's prefix, then over samples, so that every sample "
     "counts alike whatever its prefix. The head is as wide as the trunk and 4 blocks deep instead of 2048 and 12. The "
     "trunk and the MLPs keep their biases. Class and register tokens, which the paper's trunk lacks, belong to the "
@@ -109,7 +109,7 @@ class AIM(Masked):
         if math.prod(grid) < 2:
             raise UsageError("An image of a single patch has no next patch.", where="aim",
                              fix="Use smaller patches, e.g. --set patch=4.")
-        self.norm_pix = norm_pix and not backbone.discrete
+        self.norm_pix = norm_pix and not (backbone.discrete or backbone.own_error)
         width = backbone.token_dim
         self.head = PatchHead(width, head_dim or width, head_depth, backbone.shown_width)
 
@@ -138,4 +138,4 @@ class AIM(Masked):
 
     def to_pixels(self, prediction: Tensor, patches: Tensor) -> Tensor:
         """Give predictions the true patch's mean and deviation (for pictures only)."""
-        return unstandardise_patches(prediction, patches) if self.norm_pix else prediction
+        return unstandardise_patches(prediction, patches) if self.norm_pix else super().to_pixels(prediction, patches)

@@ -16,6 +16,7 @@ from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.objective import Objective
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
+from osteon.parts.words import MASK, PAD
 from osteon.views import make_views
 
 CARD = Card(
@@ -31,7 +32,6 @@ CARD = Card(
     backbones=("tokens",),
     cost="1 forward on all tokens, and 1 of a generator of a quarter of the width",
 )
-PAD, MASK = 0, 1
 
 
 def draw_places(tokens: Tensor, ratio: float, draws: Draws) -> tuple[Tensor, Tensor]:

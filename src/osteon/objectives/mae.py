@@ -25,7 +25,7 @@ CARD = Card(
     kind="objective",
     name="mae",
     papers=("Masked Autoencoders Are Scalable Vision Learners",),
-    modalities=("image", "sound", "series", "text"),
+    modalities=("image", "sound", "series", "text", "table"),
     differs="The decoder is half as wide as the encoder (rounded to a multiple of 16, at least 64) and 2 blocks deep "
     "instead of 512 and 8. It does not see the class token, where there is one, and starts from PyTorch's initial "
     "weights instead of Xavier's.",
@@ -57,7 +57,7 @@ class MAE(Masked):
                  flip: bool | None = None) -> None:
         views = make_views("crop_flip", data, flip=flip, min_scale=crop_min, usual={"min_scale": 0.2})
         super().__init__(backbone, data, views=views)
-        self.ratio, self.norm_pix = ratio, norm_pix and not backbone.discrete
+        self.ratio, self.norm_pix = ratio, norm_pix and not (backbone.discrete or backbone.own_error)
         grid, values = backbone.grid(*data.extent), backbone.shown_width
         tokens = math.prod(grid)
         if not 0 < hidden_count(ratio, tokens) < tokens:
@@ -88,5 +88,5 @@ class MAE(Masked):
     def to_pixels(self, prediction: Tensor, patches: Tensor) -> Tensor:
         """Undo the standardisation with the true patch's mean and deviation (for pictures only)."""
         if not self.norm_pix:
-            return prediction
+            return super().to_pixels(prediction, patches)
         return unstandardise_patches(prediction, patches)

@@ -24,7 +24,7 @@ CARD = Card(
     kind="objective",
     name="supervised",
     papers=("ResNet strikes back: An improved training procedure in timm",),
-    modalities=("image", "sound", "series", "text"),
+    modalities=("image", "sound", "series", "text", "table"),
     differs="Options of the paper's recipe, not its ImageNet schedule; off by default, since the default is the plain "
     "control. Repeated augmentation is a setting of training (repeats=3), LAMB another (optimizer=lamb).",
     rows=(253,),
@@ -92,6 +92,9 @@ class Supervised(Objective):
             raise UsageError("Cross-entropy over classes needs one label a sample.", fix="Use loss=bce.")
         self.views = _views(augment, data, crop_min, flip)
         self.notes = list(self.views.notes)
+        if (mixup or cutmix) and (backbone.discrete or backbone.own_error or len(data.extent) != 2):
+            raise UsageError(f"Mixing two samples of {data.modality} by their values or areas has no meaning.",
+                             where="mixup, cutmix", fix="Leave mixup and cutmix at 0.")
         self.mix = Mix(mixup_alpha=mixup, cutmix_alpha=cutmix) if mixup or cutmix else None
         self.threshold, self.smoothing, self.head_only = threshold, smoothing, head_only
         self.head = nn.Linear(backbone.dim, data.num_classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -158,6 +158,21 @@ def feature_arms(name: str, kind: str, features: Sequence[tuple[np.ndarray, np.n
                 scores.append([judge(train_x[rows], y[rows], asked, classes=task.classes, seed=seed)
                                for rows in different])
             arms.append(make_arm(f"{name} + {evaluator}", kind, name, evaluator, budget, scores, task, begun))
+    return arms
+
+
+def labelled_arms(name: str, fit: Callable[..., np.ndarray], task: Task) -> list[Arm]:
+    """Score a classifier that reads raw samples and labels, a control, at every budget."""
+    y, arms = np.asarray(task.train.labels), []
+    asked = np.concatenate([task.train.images[task.held_out], task.test.images])
+    for b, budget in enumerate(task.budgets):
+        begun, scores = time.perf_counter(), []
+        for seed, draws in enumerate(task.subsets):
+            shown = [draw[b] for draw in draws]
+            different = shown[:1] if len(shown[0]) == len(y) - len(task.held_out) else shown  # all labels: one draw
+            scores.append([fit(task.train.images[rows], y[rows], asked, task.train.spec, classes=task.classes,
+                               seed=seed) for rows in different])
+        arms.append(make_arm(name, "control", name, "labels", budget, scores, task, begun))
     return arms
 
 

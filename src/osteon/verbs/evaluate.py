@@ -22,7 +22,7 @@ from osteon.modalities import find
 from osteon.parts.intervals import hierarchical_interval
 from osteon.parts.types import DataSpec
 from osteon.report.compare_page import write_evaluation_report
-from osteon.verbs._arms import Arm, Task, feature_arms, make_task
+from osteon.verbs._arms import Arm, Task, feature_arms, labelled_arms, make_task
 from osteon.verbs._model import Trained, extract, load_trained
 from osteon.verbs._networks import fresh, network_arms
 from osteon.verbs._pictures import collect_artefacts
@@ -161,6 +161,9 @@ def _all_arms(models: Sequence[Trained], task: Task, readers: Sequence[str], fin
     for name, control in controls.items():
         arms += feature_arms(name, "control", [control(task.train.images, task.test.images, task.train.spec)], task,
                              readers)
+    for name, fit in getattr(find(task.train.modality), "LABELLED_CONTROLS", {}).items():
+        say(f"control: {name}")
+        arms += labelled_arms(name, fit, task)
     for name, model in networks.items():
         say(f"control: untrained {name}")
         pairs = [_features(fresh(model.backbone, seed), model.spec, task) for seed in range(len(task.subsets))]

@@ -15,6 +15,7 @@ from osteon.core.plain import plain
 from osteon.data.series import LongSeries, open_long
 from osteon.parts.forecast import block_means, cut, detect_period, last_value, origins, seasonal_naive
 from osteon.parts.intervals import bootstrap_interval, compare_paired
+from osteon.report.forecast_page import write_forecast_report
 from osteon.verbs._forecast_arms import ForecastArm, Task, naive_arm, reader, ridge_arm
 from osteon.verbs._model import Trained, load_trained
 from osteon.verbs._networks import fresh
@@ -50,7 +51,7 @@ def forecast(run: str | Path, *, source: str | Path, horizon: int = 96, context:
         seeds: untrained networks, whose errors are averaged.
         block: neighbouring test windows that count as one sample of the bootstrap; twice the horizon when None.
         split: parts by time, see ``osteon.data.series.OPTIONS``; those of the model's data when empty.
-        out: folder for ``forecast.json``; the run's own when None.
+        out: folder for ``forecast.json`` and ``forecast.html``; the run's own when None.
         progress: tell what goes on.
 
     Returns:
@@ -89,7 +90,8 @@ def forecast(run: str | Path, *, source: str | Path, horizon: int = 96, context:
     folder = Path(out) if out is not None else Path(run)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "forecast.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-    return result
+    result["report"] = str(write_forecast_report(result, folder / "forecast.html"))
+    return dict(result)
 
 
 def _checked(model: Trained, horizon: int, spans: int, seeds: int) -> Any:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from osteon.core.errors import UsageError
-from osteon.modalities.text import MASK, PAD
 from osteon.parts.types import DataSpec, Draws, Geometry, View
+from osteon.parts.words import MASK, PAD
 
 
 @dataclass(frozen=True)
