@@ -70,6 +70,9 @@ class PatchEmbed(Stem):
 class WordEmbed(Stem):
     """A vector for every member of a vocabulary: numbers (B, 1, T) -> (B, T, D).
 
+    Vectors are multiplied by sqrt(D), so that they are as large as the positions they are added to (Vaswani et al.
+    2017, arXiv:1706.03762, section 3.4).
+
     Args:
         vocabulary: how many members there are.
         dim: width of a token.
@@ -84,14 +87,14 @@ class WordEmbed(Stem):
 
     def forward(self, x: Tensor) -> Tensor:
         """Look up."""
-        return self.proj(self.shown(x))
+        return self.proj(self.shown(x)) * self.proj.embedding_dim**0.5
 
     def shown(self, x: Tensor) -> Tensor:
         """The members themselves."""
         return x[:, 0].long()
 
     def initialise(self) -> None:
-        """Normal with deviation 1 / sqrt(D) (Vaswani et al. 2017, section 3.4, who multiply by sqrt(D) when adding)."""
+        """Normal with deviation 1 / sqrt(D)."""
         nn.init.normal_(self.proj.weight, std=self.proj.embedding_dim**-0.5)
 
 

@@ -201,8 +201,8 @@ class ViT(Backbone):
         """(1, N, D) of any grid, which is taken to show the field of view of the grid the network was built for.
 
         Words are counted from the first one instead: a shorter text is a part, not a coarser picture. The fixed
-        positions of words and columns are 1 / sqrt(D) as large, like the vectors they are added to (Vaswani et al.
-        2017, section 3.4): else they would drown them.
+        positions of a table's columns are 1 / sqrt(D) as large, like the vectors they are added to: every column has
+        weights of its own, and positions of full size would drown the cells.
         """
         if self.pos_embed is not None and self.discrete and grid[0] <= self.reference[0]:
             return self.pos_embed[:, :grid[0]]
@@ -213,7 +213,7 @@ class ViT(Backbone):
         if known is None or known.device != like.device or known.dtype != like.dtype:
             with torch.inference_mode(False):  # what evaluation computes first must serve training too
                 fixed = sincos(grid, self.dim, reference=None if self.discrete else self.reference)
-                known = self._fixed[grid] = (fixed * self.dim**-0.5 if self.discrete or self.own_error else fixed).to(
+                known = self._fixed[grid] = (fixed * self.dim**-0.5 if self.own_error else fixed).to(
                     like)
         return known
 

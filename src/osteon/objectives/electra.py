@@ -171,7 +171,8 @@ class ELECTRA(Objective):
         hide = counted & (draws.fork("mask").rand(places.shape[1]).to(tokens.device) < self.masked)
         seen = tokens.scatter(1, places, tokens.gather(1, places).masked_fill(hide, MASK))
         every = torch.arange(self.backbone.shown_width, device=tokens.device)
-        table = self.backbone.stem(every[None, None].float())[0]  # the shared vectors themselves, (V, D)
+        # The shared vectors, (V, D), without the stem's factor: scores then start about as large as one.
+        table = self.backbone.stem(every[None, None].float())[0] * self.backbone.token_dim**-0.5
         return places, counted, self.generator(self.backbone.stem(seen[:, None].float()), places, table)
 
     def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
