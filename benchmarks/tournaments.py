@@ -19,7 +19,13 @@ import torch
 
 from benchmarks.claims.claim_377 import UNSEEN, manifests
 from benchmarks.claims.kit import DATA, ROOT
+from osteon.recipes import Recipe
 from osteon.verbs.compare import compare, table
+
+
+def small(*names: str) -> list[Recipe]:
+    """The published recipes of objectives, on the smallest Transformer."""
+    return [Recipe(name, name, backbone="vit_tiny") for name in names]
 
 
 def images(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -36,12 +42,37 @@ def sound(folder: Path) -> tuple[str, dict[str, Any]]:
     known, unseen = manifests(folder)
     return f"2,500 spoken digits by five speakers, tested on {', '.join(UNSEEN)}", {
         "source": str(known), "train": str(known), "test": str(unseen),
-        "recipes": "simclr,vicreg,mae,ssast", "budget": "60s", "label_budget": (100, 1000), "trials": 2, "finalists": 3,
-        "settings": {"bands": 32, "backbone.patch": 8}}
+        "recipes": small("simclr", "vicreg", "mae", "ssast"), "budget": "300steps", "label_budget": (100, 1000),
+        "trials": 1, "finalists": 3, "settings": {"bands": 32, "backbone.patch": 8}}
+
+
+def series(folder: Path) -> tuple[str, dict[str, Any]]:
+    """1,400 generated series of six shapes."""
+    return "1,400 generated series of six shapes", {
+        "source": "waves:train", "train": "waves:train", "test": "waves:test",
+        "recipes": small("simclr", "vicreg", "mae"), "budget": "300steps", "label_budget": (50, "all"), "trials": 1,
+        "finalists": 3, "settings": {"backbone.patch": 4}}
+
+
+def text(folder: Path) -> tuple[str, dict[str, Any]]:
+    """1,400 generated texts, whose classes are topics and orders of words."""
+    return "1,400 generated texts of classes by topic and order", {
+        "source": "sentences:train", "train": "sentences:train", "test": "sentences:test",
+        "recipes": small("simclr", "mae", "electra"), "budget": "300steps", "label_budget": (50, "all"), "trials": 1,
+        "finalists": 3}
+
+
+def rows(folder: Path) -> tuple[str, dict[str, Any]]:
+    """scikit-learn's breast cancer table: 398 rows of 30 numbers, two classes."""
+    return "398 rows of scikit-learn's breast cancer table", {
+        "source": "breast_cancer:train", "train": "breast_cancer:train", "test": "breast_cancer:test",
+        "recipes": small("simclr", "vicreg", "mae"), "budget": "300steps", "label_budget": (20, "all"), "trials": 1,
+        "finalists": 3, "settings": {"batch_size": 64}}
 
 
 #: name -> what makes its title and the arguments of ``compare``, given a folder for small files
-CASES: dict[str, Callable[[Path], tuple[str, dict[str, Any]]]] = {"image": images, "sound": sound}
+CASES: dict[str, Callable[[Path], tuple[str, dict[str, Any]]]] = {
+    "image": images, "sound": sound, "series": series, "text": text, "table": rows}
 
 
 def hold(name: str) -> str:
@@ -53,7 +84,7 @@ def hold(name: str) -> str:
         where = ROOT / "docs" / "evidence" / "tournaments"
         where.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(result["report"], where / f"{name}.html")
-    asked = ", ".join(f"{k}={v}" for k, v in options.items() if k not in ("source", "train", "test"))
+    asked = ", ".join(f"{k}={v}" for k, v in options.items() if k not in ("source", "train", "test", "recipes"))
     page = [f"# Does pre-training pay? {title}", "", f"Regenerate with `python -m benchmarks.tournaments {name}`. "
             f"`osteon compare` with {asked}. The [report]({name}.html) has the curves and every arm.", "",
             f"**{result['verdict']['answer']}.** {result['verdict']['paragraph']}", "", "```", table(result), "```", "",

@@ -47,6 +47,14 @@ def fits(card: Card, modality: str) -> bool:
     return modality in card.modalities or ANY in card.modalities
 
 
+def need(card: Card, modality: str, *, where: str) -> None:
+    """Raise UsageError where a method is not defined for a modality, naming those it is for."""
+    if not fits(card, modality):
+        raise UsageError(f"{card.kind.capitalize()} '{card.name}' is not defined for {modality}; it is for "
+                         f"{', '.join(card.modalities)}.", where=where,
+                         fix=f"`osteon methods --kind {card.kind} --modality {modality}` lists those that are.")
+
+
 def cards(kind: str | None = None, modality: str | None = None, words: str | None = None,
           paper: str | int | None = None) -> list[Card]:
     """All cards that fit, sorted by kind and name.

@@ -28,6 +28,9 @@ class Modality(Protocol):
     Attributes:
         CONTROLS: name -> features that cost no training; shown beside every result.
         SAMPLES: what several samples are called in a message, e.g. ``"images"``.
+
+    A modality may also have ``LABELLED_CONTROLS``: name -> ``fit(samples, labels, asked, spec, *, classes, seed)``,
+    which gives the scores (M, K) of a classifier that reads samples and labels itself.
     """
 
     CONTROLS: Mapping[str, Control]

@@ -9,7 +9,7 @@ import numpy as np
 from osteon.core.card import Card
 from osteon.parts.selection import Pool, Selection, need_number
 
-CARD = Card(kind="selector", name="random", papers=(), modalities=("image",),
+CARD = Card(kind="selector", name="random", papers=(), modalities=("any",),
             differs="nothing known: every subset of the size asked for is equally likely",
             cost="none")
 

@@ -207,7 +207,9 @@ class Tournament:
         """Score everything on the test part, from which nothing is chosen any more; return every arm."""
         jobs = [Job(f"exam-{e.run}", "exam", {"name": f"exam-{e.run}", "kind": e.kind, "source": e.source, "features":
                                               [f"{e.run}-s{s}" for s in range(self.seeds)]}) for e in entrants]
-        controls = {**{name: name for name in find(self.plan["modality"]).CONTROLS},
+        known = find(self.plan["modality"])
+        controls = {**{name: name for name in known.CONTROLS},
+                    **{name: f"labelled:{name}" for name in getattr(known, "LABELLED_CONTROLS", {})},
                     **{f"untrained {label}": f"untrained:{recipe}" for label, (recipe, _) in self.scratch.items()},
                     **{f"{Path(p).name if Path(p).exists() else p} (public)": f"public:{p}"
                        for p in self.plan["asked"]["public"]}}

@@ -29,7 +29,7 @@ from osteon.parts.types import DataSpec, Step
 from osteon.recipes import LR_SCALE, Recipe
 from osteon.train.loop import Engine, make_fabric
 from osteon.train.settings import resolve_settings
-from osteon.verbs._arms import Arm, Task, feature_arms, make_arm, make_task, quality
+from osteon.verbs._arms import Arm, Task, feature_arms, labelled_arms, make_arm, make_task, quality
 from osteon.verbs._model import extract, is_ours, load_trained
 from osteon.verbs._networks import BATCH, Work, as_stored, fresh, plain_views, train_and_score
 from osteon.verbs.pretrain import DATA_SETTINGS, prepare, pretrain
@@ -295,10 +295,16 @@ def exam(root: Path, *, name: str, kind: str, source: str, features: Sequence[st
         name: file of what comes out.
         kind: ``"pretrained"`` or ``"control"``.
         source: the arm: a recipe or a control.
-        features: runs, one a seed; or a control of the modality, ``untrained:RECIPE``, ``public:NAME``.
+        features: runs, one a seed; or a control of the modality, ``labelled:NAME`` of one that reads labels itself,
+            ``untrained:RECIPE``, ``public:NAME``.
     """
     g = ground(root)
     begun, cpu = time.perf_counter(), _cpu()
+    reader = features[0].removeprefix("labelled:")
+    if reader != features[0]:  # a control that reads samples and labels, and has no features
+        arms = labelled_arms(source, vars(find(g.source.modality))["LABELLED_CONTROLS"][reader], g.task)
+        return {"arms": save_arms(root / "scores" / f"{name}.npz", arms), "wall_s": time.perf_counter() - begun,
+                "cpu_s": _cpu() - cpu, "label_free": {}}
     pairs = [p for words in features for p in _features(root, g, words)]
     arms = feature_arms(source, kind, pairs, g.task, g.plan["readers"])
     pool = np.setdiff1d(np.arange(len(g.task.train)), g.task.held_out)

@@ -97,7 +97,8 @@ def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, A
     if wanted is AUTO:
         wanted = [name for name in AUTO if registry.fits(registry.find("objective", name), source.modality)]
     recipes = read_recipes(wanted, modality=source.modality, labelled=source.labels is not None)
-    common = {r.name: check_recipe(r, wish.settings, recipes, labelled=source.labels is not None) for r in recipes}
+    common = {r.name: check_recipe(r, wish.settings, recipes, labelled=source.labels is not None,
+                                   modality=source.modality) for r in recipes}
     asked = {"source": lasting(wish.source), "train": lasting(wish.train), "test": lasting(wish.test),
              "budget": asdict(wish.budget), "seeds": wish.seeds, "metrics": list(wish.metrics),
              "label_budget": list(wish.label_budget), "public": [lasting(p) for p in wish.public],
@@ -147,13 +148,15 @@ def _open(wish: Wish) -> tuple[Dataset, dict[str, Any], Dataset, Dataset]:
     return source, data, train, test
 
 
-def check_recipe(recipe: Recipe, settings: Mapping[str, Any], recipes: Sequence[Recipe], *,
-                 labelled: bool) -> dict[str, Any]:
+def check_recipe(recipe: Recipe, settings: Mapping[str, Any], recipes: Sequence[Recipe], *, labelled: bool,
+                 modality: str = "") -> dict[str, Any]:
     """Those of the common settings that concern a recipe; all of its settings and searched values are checked.
 
     Raises UsageError for a setting nobody knows, a value that does not fit, or an objective whose labels are missing.
     """
     card = registry.find("objective", recipe.objective)
+    if modality:
+        registry.need(card, modality, where=f"recipe {recipe.name}")
     if card.labels and not labelled:
         raise UsageError(f"'{card.name}' learns from labels; the source of pre-training has none.",
                          where=f"recipe {recipe.name}", fix="Leave it out: training on labels is among the controls.")

@@ -83,6 +83,7 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
                                                       ("lr", lr), ("seed", seed)) if v is not None}}
     key = int(coerce(wishes.get("seed", 0), "int", name="seed", where="--seed"))
     base, train_set, val_set = _open(run, train, val, chosen, key)
+    registry.need(card, train_set.modality, where="--adapter")
     train_set = train_set.subset(nested_subsets(np.asarray(train_set.labels), [label_budget], key)[0])
     spec = _spec(base, train_set)
     notes = [*train_set.notes, *base.backbone.notes, *_leaks(train_set, val_set)]

@@ -53,6 +53,9 @@ def analyse(run: str | Path, source: str | Path, *, only: Sequence[str] = (), ag
         raise UsageError(f"{samples} samples tell nothing.", where="--samples", fix="Use at least 100.")
     options = _options(settings or {})
     model = load_trained(run)
+    if model.spec.modality != "image":
+        raise UsageError(f"The diagnostics are defined for images; this run was trained on {model.spec.modality}.",
+                         where=str(run), fix="osteon evaluate scores it, label_free among its metrics.")
     dataset = open_source(source, like=model.spec)
     notes = list(dataset.notes)
     if len(dataset) < 2:

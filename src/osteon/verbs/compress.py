@@ -66,6 +66,7 @@ def compress(run: str | Path, *, data: str | Path, method: str, budget: str | Bu
     chosen = sort_settings(dict(settings or {}), card.name)
     wanted = Budget.parse(budget) if isinstance(budget, str) else budget
     trained = load_trained(run)
+    registry.need(card, trained.spec.modality, where="--method")
     if trained.adapter is not None and not trained.adapter.mergeable:
         raise UsageError(f"{run} holds an adapter that works beside its backbone: there is no one network to compress.",
                          where=str(run), fix="Compress the run it was made from.")

@@ -163,10 +163,7 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
     for note in dataset.notes:
         say(note)
     card = registry.find("objective", wishes["objective"])
-    if not registry.fits(card, dataset.modality):
-        raise UsageError(f"Objective '{card.name}' is not defined for {dataset.modality}; it is for "
-                         f"{', '.join(card.modalities)}.", where="--objective",
-                         fix=f"`osteon methods --kind objective --modality {dataset.modality}` lists those that are.")
+    registry.need(card, dataset.modality, where="--objective")
     if card.labels and dataset.labels is None:
         raise UsageError(f"Objective '{card.name}' learns from labels; this source has none.", where=str(source))
 

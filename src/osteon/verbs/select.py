@@ -65,6 +65,7 @@ def select(source: str | Path, *, method: str, budget: int | str, out: str | Pat
         raise UsageError(f"{card.name} compares no features as it is set.", where="--run", fix="Leave --run out.")
     model = None if run is None else load_trained(run)
     dataset = open_source(source) if model is None else open_source(source, like=model.spec)
+    registry.need(card, dataset.modality, where="--method")
     wanted = parse_budget(budget, len(dataset))
     notes = list(dataset.notes)
     pool = _pool(dataset, needs, model, target, train, backbone, notes, say)

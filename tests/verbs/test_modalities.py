@@ -1,0 +1,80 @@
+"""What verbs say to data of a modality that a method is not defined for, and the whole way of one that is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from osteon.core.errors import DataError, UsageError
+from osteon.verbs.adapt import adapt
+from osteon.verbs.analyse import analyse
+from osteon.verbs.compare import compare
+from osteon.verbs.compress import compress
+from osteon.verbs.embed import embed
+from osteon.verbs.evaluate import evaluate
+from osteon.verbs.export import export
+from osteon.verbs.pretrain import pretrain
+from osteon.verbs.select import select
+
+SETTINGS = {"limit": 60, "bands": 16, "backbone.dim": 16, "backbone.depth": 1, "backbone.heads": 2,
+            "backbone.patch": 8}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of one step on generated tones."""
+    return pretrain("tones:train", objective="mae", backbone="vit_tiny", steps=2, batch_size=8, settings=SETTINGS,
+                    out=tmp_path_factory.mktemp("sound") / "run", progress=False)
+
+
+def test_a_run_remembers_its_modality_and_reads_other_sources_like_its_own(run, tmp_path):
+    assert (run / "report.html").stat().st_size > 10_000
+    out = embed(run, "tones:test", out=tmp_path / "features")
+    assert np.load(out / "features.npy").shape == (600, 16)
+    folder = export(run, out=tmp_path / "exported")
+    config = json.loads((folder / "config.json").read_text())["preprocessing"]
+    assert config["modality"] == "sound" and config["extent"] == [16, 32] and config["traits"]["rate"] == 4000
+
+
+def test_evaluation_has_the_controls_of_the_modality(run, tmp_path):
+    found = evaluate(run, train="tones:train", test="tones:test", metrics=("ncm",), label_budget=(60,), seeds=1,
+                     scratch_steps=1, out=tmp_path, progress=False)
+    assert {a["source"] for a in found["arms"]} == {"mae", "MFCC statistics", "mean spectrum", "raw spectrogram",
+                                                    "untrained vit_tiny", "vit_tiny from scratch"}
+
+
+def test_a_table_has_classifiers_that_read_labels_themselves(tmp_path):
+    made = pretrain("iris:train", objective="simmim", backbone="vit_tiny", steps=1, batch_size=8, progress=False,
+                    settings={"backbone.dim": 16, "backbone.depth": 1}, out=tmp_path / "run")
+    found = evaluate(made, train="iris:train", test="iris:test", metrics=("ncm",), seeds=1, scratch_steps=0,
+                     leaks="allow", progress=False)
+    scores = {a["name"]: a["mean"] for a in found["arms"]}
+    assert scores["gradient-boosted trees"] > 0.8 and scores["logistic regression"] > 0.8
+
+
+@pytest.mark.parametrize(("verb", "words"), [
+    (lambda run, out: adapt(run, train="tones:train", val="tones:test", adapter="visual_prompt", out=out),
+     "Adapter 'visual_prompt' is not defined for sound"),
+    (lambda run, out: compress(run, data="tones:train", method="zero_tprune", budget="flops=0.5", out=out),
+     "Compressor 'zero_tprune' is not defined for sound"),
+    (lambda run, out: select("tones:train", method="el2n", budget="10", out=out.with_suffix(".csv")),
+     "Selector 'el2n' is not defined"),
+    (lambda run, out: pretrain("tones:train", objective="spark", out=out), "Objective 'spark' is not defined"),
+    (lambda run, out: pretrain("tones:train", objective="mae", backbone="timm:vit_tiny_patch16_224", out=out),
+     "takes square images"),
+    (lambda run, out: compare("tones:train", train="tones:train", test="tones:test", recipes="spark", out=out,
+                              progress=False), "Objective 'spark' is not defined"),
+    (lambda run, out: analyse(run, "tones:test", out=out), "defined for images"),
+    (lambda run, out: pretrain("digits:train", objective="mae", init=run, out=out), "was trained on sound"),
+], ids=["adapt", "compress", "select", "pretrain", "backbone", "compare", "analyse", "init"])
+def test_what_is_not_defined_is_refused_in_words_before_anything_is_computed(run, tmp_path, verb, words):
+    with pytest.raises(UsageError, match=words):
+        verb(run, tmp_path / "out")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_other_data_than_the_models_is_refused(run, tmp_path):
+    with pytest.raises((UsageError, DataError), match="sound|recording|trained on"):
+        embed(run, str(tmp_path), out=tmp_path / "features")
