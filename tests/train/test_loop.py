@@ -347,3 +347,12 @@ def test_the_log_has_what_the_report_draws(tmp_path):
     for row in rows.values():
         assert {"loss", "loss/invariance", "grad_norm", "lr", "images_per_s", "rank", "feature_std"} <= set(row)
         assert all(math.isfinite(v) for v in row.values())
+
+
+def test_the_global_generator_is_seeded_as_torch_does_it():
+    from osteon.train.loop import seed_global
+
+    torch.manual_seed(11)
+    want = torch.rand(4)
+    seed_global(11, torch.device("cpu"))
+    assert torch.equal(torch.rand(4), want)

@@ -130,7 +130,7 @@ class Engine:
         offset = self.rank * local
         draws = Draws(step, torch.arange(offset + rows.start, offset + rows.stop), local * self.world,
                       self.fabric.device, source=lambda key, at: self.rows_of(batch, key, at))
-        torch.manual_seed(hash((self.settings.seed, step.index, self.rank, part)) & 0x7FFFFFFF)
+        seed_global(hash((self.settings.seed, step.index, self.rank, part)) & 0x7FFFFFFF, self.fabric.device)
         with self.fabric.autocast():
             encoded = self.objective.encode({k: v[rows] for k, v in batch.items()}, draws)
         return {k: v.float() if v.is_floating_point() else v for k, v in encoded.items()}
@@ -166,6 +166,17 @@ class Engine:
         *means, there = (flat / self.world).split([*(g.numel() for g in grads), len(grads)])
         for p, g, any_rank in zip(self.params, means, there.tolist(), strict=True):
             p.grad = g.view_as(p) if any_rank else None
+
+
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seed the global generators of the CPU and of this device.
+
+    What ``torch.manual_seed`` does, which however formats a traceback for CUDA at every call where there is none.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def refuse_inexact_accumulation(objective: Objective, settings: TrainSettings) -> None:
