@@ -43,7 +43,7 @@ def sound(folder: Path) -> tuple[str, dict[str, Any]]:
     return f"2,500 spoken digits by five speakers, tested on {', '.join(UNSEEN)}", {
         "source": str(known), "train": str(known), "test": str(unseen),
         "recipes": small("simclr", "vicreg", "mae", "ssast"), "budget": "300steps", "label_budget": (100, 1000),
-        "trials": 1, "finalists": 3, "settings": {"bands": 32, "backbone.patch": 8}}
+        "trials": 1, "finalists": 3, "settings": {"bands": 32, "backbone.patch": 8, "batch_size": 64}}
 
 
 def series(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -51,7 +51,7 @@ def series(folder: Path) -> tuple[str, dict[str, Any]]:
     return "1,400 generated series of six shapes", {
         "source": "waves:train", "train": "waves:train", "test": "waves:test",
         "recipes": small("simclr", "vicreg", "mae"), "budget": "300steps", "label_budget": (50, "all"), "trials": 1,
-        "finalists": 3, "settings": {"backbone.patch": 4}}
+        "finalists": 3, "settings": {"backbone.patch": 4, "batch_size": 64}}
 
 
 def text(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -59,7 +59,7 @@ def text(folder: Path) -> tuple[str, dict[str, Any]]:
     return "1,400 generated texts of classes by topic and order", {
         "source": "sentences:train", "train": "sentences:train", "test": "sentences:test",
         "recipes": small("simclr", "mae", "electra"), "budget": "300steps", "label_budget": (50, "all"), "trials": 1,
-        "finalists": 3}
+        "finalists": 3, "settings": {"batch_size": 64}}
 
 
 def rows(folder: Path) -> tuple[str, dict[str, Any]]:
