@@ -29,7 +29,7 @@ def pair(depth: int, lam: float) -> tuple[dict[str, torch.Tensor], dict[str, tor
         with torch.no_grad():
             for name, p in adapter.named_parameters():
                 if "beside" in name or "after" in name:
-                    p.normal_(std=0.03, generator=torch.Generator().manual_seed(len(name)))
+                    p.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
         found.append(gradients(adapter))
     return found[0], found[1]
 
@@ -84,7 +84,7 @@ def test_a_lambda_that_cannot_be_inverted_is_refused_and_the_rule_gives_one_that
     with pytest.raises(UsageError, match="cannot be inverted"):
         MEFT(vit(12), TASK, lam=0.5, beta=0.5)
     assert MEFT(vit(12), TASK, lam=0.1, plain=True)(images(1)).shape == (1, 4)
-    assert MEFT(vit(12), TASK).backbone.blocks[0].blocks[0].lam == pytest.approx(0.633, abs=0.01)
+    assert MEFT(vit(12), TASK).backbone.blocks[0].blocks[0].lam == pytest.approx(0.631)
     assert MEFT(vit(3), TASK).backbone.blocks[0].blocks[0].lam == 0.1
     for wrong in ({"bottleneck": 0}, {"beta": 0.0}, {"lam": 1.5}):
         with pytest.raises(UsageError, match="bottleneck is at least 1"):

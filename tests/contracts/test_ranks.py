@@ -18,8 +18,9 @@ from tests.contracts.test_objectives import engine
 
 ROWS = 16
 #: First samples of the batches that are tried. A rectifier whose input is within rounding of zero may open in one
-#: process and stay shut in two, which changes the gradient of what lies before it; another batch has no such input,
-#: while a gradient that is wrong by its formula is wrong in every batch.
+#: process and stay shut in two, which changes the gradient of what lies before it by a per cent or two; another batch
+#: has no such input. So every batch must agree roughly, and one of them to rounding; a gradient that is wrong by its
+#: formula does neither.
 STARTS = (0, 64)
 
 
@@ -53,6 +54,7 @@ def test_two_processes_give_the_gradient_of_one(name, backbone, two_ranks):
     for start in STARTS:
         found = {k.removeprefix(f"{start}/"): v for k, v in two_ranks.items() if k.startswith(f"{start}/")}
         alone = gradients(name, backbone, engine(make(name, backbone), batch_size=ROWS), batch(ROWS, start))
+        assert_same_gradient(found, alone, share=5e-2)
         try:
             return assert_same_gradient(found, alone)
         except AssertionError:

@@ -14,7 +14,7 @@ import numpy as np
 from osteon.core.errors import DataError
 from osteon.data.codec import Codec, PlanLike
 from osteon.data.listing import Listing, Skipped
-from osteon.modalities import Payload, Unreadable, find
+from osteon.modalities import Payload, Unreadable, find, one_of
 from osteon.modalities.image import strict_pillow
 from osteon.parts.types import DataSpec
 
@@ -73,7 +73,7 @@ def check_skipped(skipped: Sequence[Skipped], kept: int, max_skipped: float, sou
         return
     first = "; ".join(f"{item.id} {item.reason}" for item in skipped[:3])
     if kept == 0:
-        raise DataError(f"No readable {samples.rstrip('s')}: {first}.", where=source,
+        raise DataError(f"No readable {one_of(samples)}: {first}.", where=source,
                         fix=f"Check that these are {samples}.")
     share = len(skipped) / (kept + len(skipped))
     if share > max_skipped:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from osteon.core.errors import DataError
 from osteon.data.listing import Listing, Skipped, digest, unique_ids
+from osteon.modalities import one_of
 from osteon.modalities.image import SUFFIXES
 
 #: Folder and file names that mean a part of the data and not a class.
@@ -84,7 +85,7 @@ def list_folder(root: Path, source: str, *, suffixes: frozenset[str] = SUFFIXES,
     if not found.files:
         if found.skipped:
             first = found.skipped[0]
-            raise DataError(f"No readable {samples.rstrip('s')} in this folder; {first.id} {first.reason}.",
+            raise DataError(f"No readable {one_of(samples)} in this folder; {first.id} {first.reason}.",
                             where=source, fix="Check the permissions and links.")
         return None
     paths = [path for path, _, _ in found.files]

@@ -23,7 +23,7 @@ from osteon.data.folders import list_folder
 from osteon.data.ids import restrict, split_ids
 from osteon.data.listing import Listing, Skipped, digest, encode_labels, raw_bytes
 from osteon.data.tables import list_csv, list_parquet, parquet_files
-from osteon.modalities import NAMES, find
+from osteon.modalities import NAMES, find, one_of
 from osteon.modalities.image import MAX_PIXELS
 from osteon.parts.types import DataSpec
 
@@ -76,7 +76,7 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
         notes.append(f"limit: {limit:,} of {len(listing.ids):,} {samples} (rule: drawn at random with seed 0)")
         listing = listing.take(keep)
     if not listing.ids:
-        raise DataError(f"The source holds no {samples.rstrip('s')}.", where=str(source), fix=f"A source is {KINDS}.")
+        raise DataError(f"The source holds no {one_of(samples)}.", where=str(source), fix=f"A source is {KINDS}.")
 
     def build(sink: Any) -> dict[str, Any]:
         plan, failed = plan_samples(listing, reader, size=size, like=like, options=chosen, progress=progress,

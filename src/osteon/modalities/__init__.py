@@ -9,11 +9,16 @@ from typing import cast
 from osteon.core.errors import UsageError, nearest
 from osteon.modalities._base import Control, Modality, Payload, Unreadable
 
-__all__ = ["NAMES", "Control", "Modality", "Payload", "Unreadable", "find"]
+__all__ = ["NAMES", "Control", "Modality", "Payload", "Unreadable", "find", "one_of"]
 
 #: Modalities there are: each is a module here, one in ``data`` that reads it and one in ``views`` that augments it.
 NAMES = tuple(sorted((name for _, name, _ in pkgutil.iter_modules(__path__) if not name.startswith("_")),
                      key=lambda name: (name != "image", name)))
+
+
+def one_of(samples: str) -> str:
+    """The singular of what several samples are called."""
+    return samples if samples == "series" else samples.removesuffix("s")
 
 
 def find(name: str) -> Modality:

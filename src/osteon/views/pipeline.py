@@ -53,8 +53,9 @@ def to_unit(images: Tensor, spec: DataSpec) -> Tensor:
     """Stored values (B, C, *extent) of any dtype to float32 divided by ``spec.scale``."""
     if images.ndim != 2 + len(spec.extent) or images.shape[1] != spec.channels:
         sides = "H, W" if len(spec.extent) == 2 else ", ".join("TDHW"[:len(spec.extent)])
-        raise UsageError(f"Views take {spec.modality}s of shape (B, {spec.channels}, {sides}), not "
-                         f"{tuple(images.shape)}.", where=f"{spec.modality}s",
+        what = "images" if spec.modality == "image" else "samples"
+        raise UsageError(f"Views take {what} of shape (B, {spec.channels}, {sides}), not "
+                         f"{tuple(images.shape)}.", where=what,
                          fix="Give a batch with the number of channels the data was measured with.")
     x = images.to(torch.float32)
     return x if spec.scale == 1 else x / spec.scale
