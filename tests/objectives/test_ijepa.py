@@ -133,7 +133,7 @@ def test_a_perfect_prediction_costs_nothing():
     objective, batch = small(), images()
     x, _, wanted = blocks(objective, batch)
     exact = objective.taught(x, wanted)
-    objective.predictor.forward = lambda _c, _a, _w: exact
+    objective.predictor.forward = lambda _c, _a, _w, _p: exact
     assert objective(batch, STEP).total.item() == 0
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from osteon.core.errors import UsageError
-from osteon.parts.targets import patchify
+from osteon.parts.targets import patchify, unpatchify
 from osteon.parts.types import Features
 
 
@@ -93,12 +93,29 @@ class Backbone(nn.Module):
         """What stands for hidden tokens in pictures, of the shape of ``shown``: zeros, the data's mean."""
         return torch.zeros_like(shown)
 
+    place_width: int = 0  # coordinates of a token's place, 0 where the grid says it
+
+    def places(self, x: Tensor) -> Tensor | None:
+        """Where every token of these samples lies, (B, N, place_width), or None: on the grid."""
+        return None
+
+    def present(self, x: Tensor) -> Tensor | None:
+        """(B, N) bool, False for tokens that only fill a sample up (padding), or None: all are real."""
+        return None
+
+    def assemble(self, shown: Tensor, x: Tensor) -> Tensor:
+        """What tokens show (B, N, ...) as samples again, (B, C, *extent) like ``x``, for pictures."""
+        return unpatchify(shown, self.stride, self.grid(*x.shape[2:]))
+
     def stem(self, x: Tensor) -> Tensor:
         """Patches (B, C, *extent) -> tokens (B, N, token_dim), without positions."""
         raise self._refuse("stem()")
 
-    def positions(self, grid: tuple[int, ...]) -> Tensor:
-        """Position embeddings of a grid, (1, N, token_dim), to be added to the tokens."""
+    def positions(self, grid: tuple[int, ...], x: Tensor | None = None) -> Tensor:
+        """Position embeddings of a grid, (1, N, token_dim), to be added to the tokens.
+
+        Where tokens have places of their own (``place_width``), of the samples ``x``: (B, N, token_dim).
+        """
         raise self._refuse("positions()")
 
     def trunk(self, tokens: Tensor, *, attend: Tensor | None = None,
@@ -110,8 +127,11 @@ class Backbone(nn.Module):
         """Class and register tokens with their positions, (B, P, token_dim), to be put before the patches."""
         raise self._refuse("prefix()")
 
-    def finish(self, tokens: Tensor, grid: tuple[int, ...]) -> Features:
-        """Patch tokens with positions (B, K, token_dim) -> trunk, with the prefix -> features."""
+    def finish(self, tokens: Tensor, grid: tuple[int, ...], present: Tensor | None = None) -> Features:
+        """Patch tokens with positions (B, K, token_dim) -> trunk, with the prefix -> features.
+
+        Where ``present`` (B, K) is False nothing is looked at and nothing is pooled.
+        """
         raise self._refuse("finish()")
 
     def describe(self) -> dict[str, Any]:

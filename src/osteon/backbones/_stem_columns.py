@@ -31,6 +31,7 @@ class ColumnEmbed(Stem):
 
     def __init__(self, levels: Sequence[int], dim: int) -> None:
         super().__init__()
+        self.own_error = True
         if not levels or any(n < 0 or n == 1 for n in levels):
             raise UsageError(f"Columns with {list(levels)} levels have nothing to tell apart.", where="levels",
                              fix="Give 0 for a column of numbers, 2 or more for one of categories.")

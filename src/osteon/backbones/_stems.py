@@ -6,13 +6,17 @@ A stem is the only part of a Transformer that knows its modality. It turns a sam
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from osteon.core.errors import UsageError
-from osteon.parts.targets import patchify
+from osteon.parts.targets import patchify, unpatchify
+from osteon.parts.words import PAD
 
 
 class Stem(nn.Module):
@@ -21,17 +25,58 @@ class Stem(nn.Module):
     Attributes:
         stride: cells of a sample a token covers on every side.
         shown_width: numbers it takes to predict what one token shows.
+        place_width: coordinates that say where a token lies; 0 where its number in the grid says it.
+        own_error: what a token shows has an error of its own, :meth:`shown_error`.
     """
 
     stride: int
     shown_width: int
+    place_width: int = 0
+    own_error: bool = False
 
     def shown(self, x: Tensor) -> Tensor:
         """(B, C, *extent) -> (B, N, shown_width) values, or (B, N) int64 members of a vocabulary of that size."""
         raise NotImplementedError
 
+    def places(self, x: Tensor) -> Tensor | None:
+        """Where every token of these samples lies, (B, N, place_width), or None: on the grid."""
+        return None
+
+    def present(self, x: Tensor) -> Tensor | None:
+        """(B, N) bool, False for tokens that only fill a sample up, or None: all are real."""
+        return None
+
+    def shown_error(self, prediction: Tensor, shown: Tensor) -> Tensor:
+        """Error of every token, (B, N), of predictions (B, N, shown_width); only where ``own_error``."""
+        raise NotImplementedError
+
+    def shown_values(self, prediction: Tensor) -> Tensor:
+        """Predictions (B, N, shown_width) in the terms of what tokens show, for pictures."""
+        return prediction
+
+    def shown_blank(self, shown: Tensor) -> Tensor:
+        """What stands for hidden tokens in pictures, of the shape of ``shown``."""
+        return torch.zeros_like(shown)
+
+    def assemble(self, shown: Tensor, x: Tensor) -> Tensor:
+        """What tokens show (B, N, ...) as samples again, (B, C, *extent) like ``x``, for pictures."""
+        return unpatchify(shown, self.stride, tuple(side // self.stride for side in x.shape[2:]))
+
+    def note(self) -> str:
+        """What a token is, by which rule."""
+        return ""
+
     def initialise(self) -> None:
         """Draw the initial weights."""
+
+
+def build_stem(name: str, channels: int, extent: Sequence[int], dim: int, options: dict[str, Any]) -> Stem:
+    """The stem ``STEM`` of the file ``_stem_NAME.py``, called with (channels, extent, dim, **options)."""
+    try:
+        module = importlib.import_module(f"osteon.backbones._stem_{name}")
+    except ImportError:
+        raise UsageError(f"There is no stem '{name}'.", where="stem") from None
+    return cast(Stem, module.STEM(channels, tuple(extent), dim, **options))
 
 
 class PatchEmbed(Stem):
@@ -93,9 +138,23 @@ class WordEmbed(Stem):
         """The members themselves."""
         return x[:, 0].long()
 
+    def present(self, x: Tensor) -> Tensor | None:
+        """Every token but ``<pad>``."""
+        return present_or_none(x[:, 0] != PAD)
+
     def initialise(self) -> None:
         """Normal with deviation 1 / sqrt(D)."""
         nn.init.normal_(self.proj.weight, std=self.proj.embedding_dim**-0.5)
+
+
+def present_or_none(present: Tensor) -> Tensor | None:
+    """None where every token of (B, N) is real, so that nothing is paid for padding that is not there.
+
+    A sample without any real token keeps all of them: attention needs something to look at.
+    """
+    if bool(present.all()):
+        return None
+    return present | ~present.any(1, keepdim=True)
 
 
 def default_patch(extent: Sequence[int]) -> int:

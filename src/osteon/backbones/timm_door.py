@@ -81,7 +81,7 @@ class TimmBackbone(Backbone):
         embed = self.model.patch_embed  # its own forward would insist on the built-in size
         return embed.norm(embed.proj(x).flatten(2).transpose(1, 2))
 
-    def positions(self, grid: tuple[int, ...]) -> Tensor:
+    def positions(self, grid: tuple[int, ...], x: Tensor | None = None) -> Tensor:
         """(1, N, D): the model's own, interpolated to the grid; zeros where it has none."""
         self._need_plain("positions()")
         if self.model.pos_embed is None:
@@ -129,7 +129,7 @@ class TimmBackbone(Backbone):
         tokens = tokens + self.positions(grid)
         return self.finish(tokens if keep is None else take_kept(tokens, keep), grid)
 
-    def finish(self, tokens: Tensor, grid: tuple[int, ...]) -> Features:
+    def finish(self, tokens: Tensor, grid: tuple[int, ...], present: Tensor | None = None) -> Features:
         """Patch tokens with positions (B, K, D) -> trunk with class and register tokens -> the model's own pooling."""
         prefix = self.prefix(tokens.shape[0])
         out = cast(Tensor, self.trunk(torch.cat([prefix.to(tokens.dtype), tokens], 1)))

@@ -6,7 +6,7 @@ Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1. Module names are timm's,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from osteon.backbones._base import Backbone, replace_hidden, take_kept
 from osteon.backbones._stem_columns import ColumnEmbed
-from osteon.backbones._stems import PatchEmbed, Stem, WordEmbed, default_patch
+from osteon.backbones._stems import PatchEmbed, Stem, WordEmbed, build_stem, default_patch
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.drop import DropPath, drop_rates
-from osteon.parts.positions import resample, sincos
+from osteon.parts.positions import PlaceEmbed, resample, sincos
 from osteon.parts.transformer import Mlp
 from osteon.parts.types import Features
 
@@ -120,7 +120,8 @@ class ViT(Backbone):
         patch: cells of a patch on every side; 0 = by the size of the samples
             (:func:`osteon.backbones._stems.default_patch`).
         mlp_ratio: width of the hidden layer of the MLP over ``dim``.
-        pool: what ``pooled`` is: the mean of the patch tokens, or the class token (which exists only then).
+        pool: what ``pooled`` is: the mean of the patch tokens, the class token (which exists only then), or the first
+            token (the node a graph is cut out around).
         registers: number of register tokens (Darcet et al. 2024, arXiv:2309.16588).
         positions: fixed sine-cosine positions, or learned ones interpolated to other grids.
         qkv_bias: bias of the query, key and value projection.
@@ -128,22 +129,26 @@ class ViT(Backbone):
         drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
         vocabulary: number of words a sample is written in; 0 = samples are values, cut into patches.
         levels: of rows of a table, how many levels every column has, 0 for numbers; empty = no table.
+        stem: name of another way from samples to tokens, the file ``backbones/_stem_NAME.py``; empty = the above.
+        stem_options: its options.
     """
 
     kind = "tokens"
 
     def __init__(self, name: str, *, channels: int, size: int | Sequence[int], dim: int, depth: int, heads: int,
-                 patch: int = 0, mlp_ratio: float = 4.0, pool: Literal["mean", "cls"] = "mean", registers: int = 0,
-                 positions: Literal["sincos", "learned"] = "sincos", qkv_bias: bool = True,
-                 layer_scale: float = 0.0, drop_path: float = 0.0, vocabulary: int = 0,
-                 levels: Sequence[int] = ()) -> None:
+                 patch: int = 0, mlp_ratio: float = 4.0, pool: Literal["mean", "cls", "first"] = "mean",
+                 registers: int = 0, positions: Literal["sincos", "learned"] = "sincos", qkv_bias: bool = True,
+                 layer_scale: float = 0.0, drop_path: float = 0.0, vocabulary: int = 0, levels: Sequence[int] = (),
+                 stem: str = "", stem_options: Mapping[str, Any] | None = None) -> None:
         extent = (size, size) if isinstance(size, int) else tuple(size)
-        chosen = 1 if vocabulary or levels else patch or default_patch(extent)
+        own = build_stem(stem, channels, extent, dim, dict(stem_options or {})) if stem else None
+        chosen = own.stride if own else 1 if vocabulary or levels else patch or default_patch(extent)
         options: dict[str, Any] = {
             "dim": dim, "depth": depth, "heads": heads, "patch": chosen, "mlp_ratio": mlp_ratio, "pool": pool,
             "registers": registers, "positions": positions, "qkv_bias": qkv_bias, "layer_scale": layer_scale,
             "drop_path": drop_path, **({"vocabulary": vocabulary} if vocabulary else {}),
-            **({"levels": list(levels)} if levels else {})}
+            **({"levels": list(levels)} if levels else {}),
+            **({"stem": stem, "stem_options": dict(stem_options or {})} if stem else {})}
         super().__init__(name, channels=channels, size=size, options=options)
         _check_options(options)
         self.dim = self.token_dim = dim
@@ -151,12 +156,17 @@ class ViT(Backbone):
         self.reference = self.grid(*self.extent)  # the grid whose cells positions are counted in
         self.patch_embed: Stem = (WordEmbed(vocabulary, dim) if vocabulary else
                                   PatchEmbed(channels, len(self.extent), chosen, dim))
-        if levels:
-            self.patch_embed, self.own_error = ColumnEmbed(levels, dim), True
+        if own:
+            self.patch_embed = own
+            self.notes.append(own.note())
+        elif levels:
+            self.patch_embed = ColumnEmbed(levels, dim)
             self.notes.append(f"tokens: one a column, {sum(n == 0 for n in levels)} of numbers and "
                               f"{sum(n > 0 for n in levels)} of categories")
         elif not vocabulary:
             self.notes.append(_patch_note(chosen, self.reference, asked=bool(patch)))
+        self.own_error, self.place_width = self.patch_embed.own_error, self.patch_embed.place_width
+        self.place_embed = PlaceEmbed(self.place_width, dim) if self.place_width else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "cls" else None
         self.reg_token = nn.Parameter(torch.zeros(1, registers, dim)) if registers else None
         cells = math.prod(self.reference)
@@ -180,30 +190,46 @@ class ViT(Backbone):
 
     def shown_error(self, prediction: Tensor, shown: Tensor) -> Tensor:
         """Error of every token; see :meth:`Backbone.shown_error`."""
-        return cast(ColumnEmbed, self.patch_embed).shown_error(prediction, shown)
+        return self.patch_embed.shown_error(prediction, shown)
 
     def shown_values(self, prediction: Tensor) -> Tensor:
         """Predictions as cells; see :meth:`Backbone.shown_values`."""
-        return cast(ColumnEmbed, self.patch_embed).shown_values(prediction) if self.own_error else prediction
+        return self.patch_embed.shown_values(prediction)
 
     def shown_blank(self, shown: Tensor) -> Tensor:
-        """Missing cells; see :meth:`Backbone.shown_blank`."""
-        if self.own_error:
-            return cast(ColumnEmbed, self.patch_embed).shown_blank(shown)
-        return super().shown_blank(shown)
+        """What stands for hidden tokens; see :meth:`Backbone.shown_blank`."""
+        return self.patch_embed.shown_blank(shown)
+
+    def assemble(self, shown: Tensor, x: Tensor) -> Tensor:
+        """Samples from what tokens show; see :meth:`Backbone.assemble`."""
+        return self.patch_embed.assemble(shown, x)
+
+    def places(self, x: Tensor) -> Tensor | None:
+        """Where tokens lie; see :meth:`Backbone.places`."""
+        return self.patch_embed.places(x)
+
+    def present(self, x: Tensor) -> Tensor | None:
+        """Which tokens are real; see :meth:`Backbone.present`."""
+        return self.patch_embed.present(x)
 
     @property
     def shown_width(self) -> int:
         """Numbers it takes to predict what one token shows."""
         return self.patch_embed.shown_width
 
-    def positions(self, grid: tuple[int, ...]) -> Tensor:
+    def positions(self, grid: tuple[int, ...], x: Tensor | None = None) -> Tensor:
         """(1, N, D) of any grid, which is taken to show the field of view of the grid the network was built for.
+
+        Of tokens with places of their own: a learned map of the places in ``x``, (B, N, D).
 
         Words are counted from the first one instead: a shorter text is a part, not a coarser picture. The fixed
         positions of a table's columns are 1 / sqrt(D) as large, like the vectors they are added to: every column has
         weights of its own, and positions of full size would drown the cells.
         """
+        if self.place_embed is not None:
+            if x is None:
+                raise self._refuse("positions without a sample", "Give the samples too.")
+            return self.place_embed(cast(Tensor, self.places(x)))
         if self.pos_embed is not None and self.discrete and grid[0] <= self.reference[0]:
             return self.pos_embed[:, :grid[0]]
         if self.pos_embed is not None:
@@ -253,17 +279,36 @@ class ViT(Backbone):
         if mask is not None:
             self._check_mask(mask, x.shape[0], grid)
             tokens = replace_hidden(tokens, mask, mask_token)
-        tokens = tokens + self.positions(grid)
-        return self.finish(tokens if keep is None else take_kept(tokens, keep), grid)
+        tokens, present = tokens + self.positions(grid, x), self.present(x)
+        if keep is not None:
+            tokens, present = take_kept(tokens, keep), None if present is None else present.gather(1, keep)
+        return self.finish(tokens, grid, present)
 
-    def finish(self, tokens: Tensor, grid: tuple[int, ...]) -> Features:
-        """Patch tokens with positions (B, K, D) of a grid -> trunk with class and register tokens -> Features."""
+    def finish(self, tokens: Tensor, grid: tuple[int, ...], present: Tensor | None = None) -> Features:
+        """Patch tokens with positions (B, K, D) of a grid -> trunk with class and register tokens -> Features.
+
+        The mean is over the tokens that are present, and ``pool="first"`` takes the first token where all are there.
+        """
         prefix = self.prefix(tokens.shape[0])
         count = prefix.shape[1]
-        out = cast(Tensor, self.trunk(torch.cat([prefix.to(tokens.dtype), tokens], 1) if count else tokens))
+        attend = None
+        if present is not None:
+            present = present | ~present.any(1, keepdim=True)
+            attend = F.pad(present, (count, 0), value=True)[:, None].expand(-1, count + present.shape[1], -1)
+        out = cast(Tensor, self.trunk(torch.cat([prefix.to(tokens.dtype), tokens], 1) if count else tokens,
+                                      attend=attend))
         cls = out[:, 0] if self.cls_token is not None else None
         patches = out[:, count:]
-        return Features(pooled=patches.mean(1) if cls is None else cls, tokens=patches, grid=grid, cls=cls)
+        if cls is not None:
+            pooled = cls
+        elif self.pool == "first" and patches.shape[1] == math.prod(grid):
+            pooled = patches[:, 0]
+        elif present is not None:
+            share = present / present.sum(1, keepdim=True)
+            pooled = (patches * share[..., None].to(patches)).sum(1)
+        else:
+            pooled = patches.mean(1)
+        return Features(pooled=pooled, tokens=patches, grid=grid, cls=cls)
 
     def _initialise(self) -> None:
         """Xavier-uniform linear maps, patches included, as in MAE's code; tokens and positions normal with sd 0.02."""
@@ -292,6 +337,6 @@ def _check_options(options: dict[str, Any]) -> None:
         raise UsageError(f"heads ({heads}) must divide dim ({dim}); dim, depth and patch are at least 1.", where="vit")
     if options["registers"] < 0 or options["mlp_ratio"] <= 0:
         raise UsageError("registers must not be negative and mlp_ratio must be positive.", where="vit")
-    for key, allowed in (("pool", ("mean", "cls")), ("positions", ("sincos", "learned"))):
+    for key, allowed in (("pool", ("mean", "cls", "first")), ("positions", ("sincos", "learned"))):
         if options[key] not in allowed:
             raise UsageError(f"{key} must be one of {', '.join(allowed)}, not {options[key]!r}.", where="vit")

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from osteon.backbones import Backbone
 from osteon.parts.objective import Objective
-from osteon.parts.targets import unpatchify
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
 from osteon.views import Views
 
@@ -20,8 +19,9 @@ class Masked(Objective):
     """Hide part of a sample and predict it from the rest.
 
     A method fills in :meth:`mask` and :meth:`predict`, and may change :meth:`target` and :meth:`error`. The loss is
-    the mean over hidden tokens of the per-token error, then the mean over samples. Where a token shows a member of a
-    vocabulary rather than values, its error is the cross-entropy of the predicted scores.
+    the mean over hidden tokens of the per-token error, then the mean over samples; tokens that only fill a sample up
+    do not count. Where a token shows a member of a vocabulary rather than values, its error is the cross-entropy of
+    the predicted scores.
 
     Args:
         backbone: network to train.
@@ -64,7 +64,9 @@ class Masked(Objective):
         x = self.views(batch[self.data.modality], draws)[0].x
         mask = self.mask(self.backbone.grid(*x.shape[2:]), draws.fork("mask"))
         prediction, pooled = self.predict(x, mask)
-        return {"loss": hidden_mean(self.error(prediction, self.target(x)), mask), "features": pooled.detach()}
+        present = self.backbone.present(x)
+        asked = mask if present is None else mask & present
+        return {"loss": hidden_mean(self.error(prediction, self.target(x)), asked), "features": pooled.detach()}
 
     def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
         """Mean over samples."""
@@ -86,7 +88,7 @@ class Masked(Objective):
         hidden = mask[..., None]
         corrupted = torch.where(hidden, self.backbone.shown_blank(shown), shown)
         output = torch.where(hidden, pixels, shown)
-        return x, unpatchify(corrupted, self.patch, grid), unpatchify(output, self.patch, grid)
+        return x, self.backbone.assemble(corrupted, x), self.backbone.assemble(output, x)
 
     def _rewrite(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """The same in words (B, 1, T): hidden ones are -1 in the corrupted text, the likeliest word in the output."""

@@ -11,6 +11,7 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from osteon.backbones import Backbone
 from osteon.core.card import Card
@@ -105,7 +106,8 @@ class AIM(Masked):
         super().__init__(backbone, data, views=make_views("crop_flip", data, flip=flip, min_scale=crop_min,
                                                           usual={"min_scale": 0.4}))
         grid = backbone.grid(*data.extent)
-        backbone.positions(grid)  # a network without this door is refused here, not at the first step
+        if not backbone.place_width:
+            backbone.positions(grid)  # a network without this door is refused here, not at the first step
         if math.prod(grid) < 2:
             raise UsageError("An image of a single patch has no next patch.", where="aim",
                              fix="Use smaller patches, e.g. --set patch=4.")
@@ -121,12 +123,16 @@ class AIM(Masked):
 
     def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Entry t + 1 is what token t predicts; entry 0, which nothing predicts, is zero and always in the prefix."""
-        places = self.backbone.positions(self.backbone.grid(*x.shape[2:]))
+        places = self.backbone.positions(self.backbone.grid(*x.shape[2:]), x)
         tokens = self.backbone.stem(x) + places
         special = self.backbone.prefix(len(x)).to(tokens.dtype)  # class and register tokens
         count = special.shape[1]
-        free = torch.cat([mask.new_ones(len(x), count), ~mask], 1)
-        out = self.backbone.trunk(torch.cat([special, tokens], 1), attend=prefix_attention(free))
+        attend = prefix_attention(torch.cat([mask.new_ones(len(x), count), ~mask], 1))
+        present = self.backbone.present(x)
+        if present is not None:  # nothing looks at padding, but for padding itself
+            there = F.pad(present, (count, 0), value=True)
+            attend = attend & (there[:, None] | torch.eye(there.shape[1], dtype=torch.bool, device=there.device))
+        out = self.backbone.trunk(torch.cat([special, tokens], 1), attend=attend)
         read = cast(Tensor, out)[:, count:]
         following = self.head(read[:, :-1] + places[:, :-1])
         return torch.cat([torch.zeros_like(following[:, :1]), following], 1), read.mean(1)

@@ -162,7 +162,8 @@ class DropPos(Objective):
         tokens = take_kept(self.backbone.stem(x), keep)
         places = take_kept(self.backbone.positions(self.grid).expand(len(x), -1, -1), keep)
         places = torch.where(lost[..., None], self.position_token.to(places.dtype), places)
-        return self.backbone.finish(tokens + places, self.grid)
+        present = self.backbone.present(x)
+        return self.backbone.finish(tokens + places, self.grid, None if present is None else present.gather(1, keep))
 
     def locate(self, features: Features) -> Tensor:
         """Logits over all N places for every kept patch, (B, K, N); the class token takes part where there is one."""

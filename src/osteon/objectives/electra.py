@@ -98,10 +98,10 @@ class Generator(nn.Module):
         self.up, self.norm = nn.Linear(self.trunk.token_dim, wide), nn.LayerNorm(wide, eps=1e-6)
         self.bias = nn.Parameter(torch.zeros(backbone.shown_width))
 
-    def forward(self, embedded: Tensor, places: Tensor, words: Tensor) -> Tensor:
+    def forward(self, embedded: Tensor, places: Tensor, words: Tensor, present: Tensor | None = None) -> Tensor:
         """Vectors of a text (B, N, D) and of the vocabulary (V, D), places (B, K) -> scores (B, K, V)."""
         tokens, grid = self.down(embedded), self.trunk.grid(embedded.shape[1])
-        tokens = self.trunk.finish(tokens + self.trunk.positions(grid).to(tokens.dtype), grid).tokens
+        tokens = self.trunk.finish(tokens + self.trunk.positions(grid).to(tokens.dtype), grid, present).tokens
         asked = tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
         return self.norm(F.gelu(self.up(asked))) @ words.T + self.bias
 
@@ -173,7 +173,8 @@ class ELECTRA(Objective):
         every = torch.arange(self.backbone.shown_width, device=tokens.device)
         # The shared vectors, (V, D), without the stem's factor: scores then start about as large as one.
         table = self.backbone.stem(every[None, None].float())[0] * self.backbone.token_dim**-0.5
-        return places, counted, self.generator(self.backbone.stem(seen[:, None].float()), places, table)
+        shown = seen[:, None].float()
+        return places, counted, self.generator(self.backbone.stem(shown), places, table, self.backbone.present(shown))
 
     def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
         """Weighted sum of both losses, each over all its tokens of the batch."""

@@ -17,7 +17,7 @@ from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.companion import Companion
 from osteon.parts.objective import Objective
-from osteon.parts.positions import sincos
+from osteon.parts.positions import PlaceEmbed, sincos
 from osteon.parts.transformer import Block
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
 from osteon.views import make_views
@@ -56,14 +56,16 @@ class Predictor(nn.Module):
         in_dim: width of the encoder's tokens.
         positions: (1, N, dim) fixed positions of the full grid; ``dim`` is the width.
         depth: number of blocks.
+        place_width: coordinates of tokens that have places of their own, which then count instead of ``positions``.
     """
 
-    def __init__(self, in_dim: int, positions: Tensor, depth: int) -> None:
+    def __init__(self, in_dim: int, positions: Tensor, depth: int, place_width: int = 0) -> None:
         super().__init__()
         dim = positions.shape[-1]
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.register_buffer("positions", positions.clone(), persistent=False)
+        self.place_embed = PlaceEmbed(place_width, dim) if place_width else None
         heads = next(h for h in range(max(1, dim // 32), 0, -1) if dim % h == 0)
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -72,20 +74,22 @@ class Predictor(nn.Module):
 
     positions: Tensor
 
-    def forward(self, context: Tensor, at: Tensor, wanted: Tensor) -> Tensor:
+    def forward(self, context: Tensor, at: Tensor, wanted: Tensor, lie: Tensor | None = None) -> Tensor:
         """Predict every target block by itself.
 
         Args:
             context: (B, K, D) features of the context.
             at: (B, K) raster places of the context.
             wanted: (B, T, M) raster places of T target blocks of M tokens.
+            lie: (B, N, place_width) where all tokens lie, if not on the grid.
 
         Returns:
             (B, T, M, D) predicted features.
         """
         b, t, m = wanted.shape
         k, width = context.shape[1], self.positions.shape[-1]
-        places = self.positions.to(context.dtype).expand(b, -1, -1)
+        places = (self.positions if self.place_embed is None else self.place_embed(lie)).to(context.dtype)
+        places = places.expand(b, -1, -1)
         known = self.embed(context) + gather_tokens(places, at)
         asked = self.mask_token + gather_tokens(places, wanted.flatten(1)).view(b * t, m, width)
         x = torch.cat([known.repeat_interleave(t, 0), asked.to(known.dtype)], 1)  # (B*T, K+M, width)
@@ -145,7 +149,8 @@ class IJEPA(Objective):
         self.target_scale, self.context_scale = (target_min, target_max), (context_min, 1.0)
         dim = predictor_dim or max(32, backbone.token_dim // 2 // 16 * 16)
         grid = backbone.grid(*data.extent)
-        self.predictor = Predictor(backbone.token_dim, sincos(grid, dim), predictor_depth)
+        self.predictor = Predictor(backbone.token_dim, sincos(grid, dim), predictor_depth,
+                                   backbone.place_width)
         self.companion = Companion(backbone=backbone)
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
@@ -155,7 +160,7 @@ class IJEPA(Objective):
                                   target_scale=self.target_scale, context_scale=self.context_scale)
         wanted = torch.stack(blocks, 1)  # (B, T, M)
         features = self.backbone(x, keep=at)
-        prediction = self.predictor(features.tokens, at, wanted)
+        prediction = self.predictor(features.tokens, at, wanted, self.backbone.places(x))
         loss = feature_distance(prediction, self.taught(x, wanted), self.loss)
         return {"loss": loss, "features": features.pooled.detach()}
 

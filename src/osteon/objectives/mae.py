@@ -68,7 +68,8 @@ class MAE(Masked):
                              fix="Set norm_pix=false or a larger patch.")
         dim = decoder_dim or max(64, backbone.token_dim // 2 // 16 * 16)
         heads = next(h for h in range(max(1, dim // 32), 0, -1) if dim % h == 0)
-        self.decoder = TokenDecoder(backbone.token_dim, values, sincos(grid, dim), depth=decoder_depth, heads=heads)
+        self.decoder = TokenDecoder(backbone.token_dim, values, sincos(grid, dim), depth=decoder_depth, heads=heads,
+                                    place_width=backbone.place_width)
 
     def mask(self, grid: tuple[int, ...], draws: Draws) -> Tensor:
         """Uniformly random patches, the same number in every sample."""
@@ -78,7 +79,7 @@ class MAE(Masked):
         """Encode the visible patches only, decode all."""
         keep = visible_indices(mask)
         features = self.backbone(x, keep=keep)
-        return self.decoder(features.tokens, keep), features.pooled
+        return self.decoder(features.tokens, keep, self.backbone.places(x)), features.pooled
 
     def target(self, x: Tensor) -> Tensor:
         """Values of each patch, standardised within the patch when ``norm_pix``; words as they are."""

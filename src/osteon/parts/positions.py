@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osteon.core.errors import UsageError
@@ -69,3 +69,21 @@ def resample(positions: Tensor, grid: tuple[int, ...], new_grid: tuple[int, ...]
     mode = {1: "linear", 2: "bicubic", 3: "trilinear"}[len(grid)]
     field = F.interpolate(field, size=new_grid, mode=mode, antialias=mode == "bicubic", align_corners=False)
     return field.flatten(2).transpose(1, 2).to(positions.dtype)
+
+
+class PlaceEmbed(nn.Module):
+    """Positions of tokens that lie anywhere: a perceptron of their coordinates (Pang et al. 2022, Point-MAE).
+
+    Args:
+        width: coordinates of a place.
+        dim: width of a token.
+        hidden: width of the hidden layer.
+    """
+
+    def __init__(self, width: int, dim: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, places: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, dim)."""
+        return self.fc2(F.gelu(self.fc1(places.to(self.fc1.weight.dtype))))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from osteon.parts.positions import PlaceEmbed
+
 
 class Mlp(nn.Module):
     """Two linear layers with GELU between. (..., D) -> (..., D)."""
@@ -68,28 +70,34 @@ class TokenDecoder(nn.Module):
         positions: (1, N, dim) fixed positions of the full grid.
         depth: number of blocks.
         heads: attention heads; ``dim`` must be a multiple.
+        place_width: coordinates of tokens that have places of their own, which then count instead of ``positions``.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, positions: Tensor, *, depth: int, heads: int) -> None:
+    def __init__(self, in_dim: int, out_dim: int, positions: Tensor, *, depth: int, heads: int,
+                 place_width: int = 0) -> None:
         super().__init__()
         dim = positions.shape[-1]
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(positions.new_zeros(dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.register_buffer("positions", positions.clone(), persistent=False)
+        self.place_embed = PlaceEmbed(place_width, dim) if place_width else None
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.out = nn.Linear(dim, out_dim)
 
     positions: Tensor
 
-    def forward(self, visible: Tensor, keep: Tensor) -> Tensor:
-        """(B, K, in_dim) tokens at raster places ``keep`` (B, K) -> predictions (B, N, out_dim)."""
+    def forward(self, visible: Tensor, keep: Tensor, places: Tensor | None = None) -> Tensor:
+        """(B, K, in_dim) tokens of number ``keep`` (B, K) -> predictions (B, N, out_dim).
+
+        ``places`` (B, N, place_width) are where all tokens lie, if not on the grid.
+        """
         x = self.embed(visible)
         b, _, d = x.shape
         n = self.positions.shape[1]
         full = self.mask_token.to(x.dtype).expand(b, n, d).scatter(1, keep[..., None].expand(-1, -1, d), x)
-        full = full + self.positions.to(x.dtype)
+        full = full + (self.positions if self.place_embed is None else self.place_embed(places)).to(x.dtype)
         for block in self.blocks:
             full = block(full)
         return self.out(self.norm(full))
