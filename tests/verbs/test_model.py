@@ -11,8 +11,9 @@ from osteon.backbones import build_backbone
 from osteon.core.errors import DataError, UsageError
 from osteon.core.run import RunFolder
 from osteon.data import Dataset
+from osteon.parts.members import spec_from
 from osteon.parts.types import DataSpec
-from osteon.verbs._model import extract, fit_samples, is_ours, load_trained, save_trained, spec_from
+from osteon.verbs._model import extract, fit_samples, is_ours, load_trained, save_trained
 
 
 def dataset(images: np.ndarray) -> Dataset:

@@ -38,6 +38,10 @@ class Stem(nn.Module):
         """(B, C, *extent) -> (B, N, shown_width) values, or (B, N) int64 members of a vocabulary of that size."""
         raise NotImplementedError
 
+    def grid(self, *extent: int) -> tuple[int, ...] | None:
+        """Sides of the grid of tokens, or None: by the stride."""
+        return None
+
     def places(self, x: Tensor) -> Tensor | None:
         """Where every token of these samples lies, (B, N, place_width), or None: on the grid."""
         return None

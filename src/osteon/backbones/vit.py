@@ -28,7 +28,7 @@ CARD = Card(
     name="vit",
     papers=("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
             "Vision Transformers Need Registers", "Going deeper with Image Transformers"),
-    modalities=("image", "sound", "series", "text", "table"),
+    modalities=("image", "sound", "series", "text", "table", "several"),
     differs="Fixed sine-cosine positions and the mean of the patch tokens by default (the paper: learned positions and "
     "a class token, both options here); the patch size follows the image size.",
     backbones=("tokens",),
@@ -153,14 +153,12 @@ class ViT(Backbone):
         _check_options(options)
         self.dim = self.token_dim = dim
         self.stride, self.pool, self.discrete = chosen, pool, vocabulary > 0
+        self.patch_embed: Stem = own or (ColumnEmbed(levels, dim) if levels else WordEmbed(vocabulary, dim)
+                                         if vocabulary else PatchEmbed(channels, len(self.extent), chosen, dim))
         self.reference = self.grid(*self.extent)  # the grid whose cells positions are counted in
-        self.patch_embed: Stem = (WordEmbed(vocabulary, dim) if vocabulary else
-                                  PatchEmbed(channels, len(self.extent), chosen, dim))
         if own:
-            self.patch_embed = own
             self.notes.append(own.note())
         elif levels:
-            self.patch_embed = ColumnEmbed(levels, dim)
             self.notes.append(f"tokens: one a column, {sum(n == 0 for n in levels)} of numbers and "
                               f"{sum(n > 0 for n in levels)} of categories")
         elif not vocabulary:
@@ -177,6 +175,11 @@ class ViT(Backbone):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self._fixed: dict[tuple[int, ...], Tensor] = {}  # sine-cosine positions already computed
         self._initialise()
+
+    def grid(self, *extent: int) -> tuple[int, ...]:
+        """Sides of the grid of tokens; see :meth:`Backbone.grid`."""
+        own = self.patch_embed.grid(*extent)
+        return super().grid(*extent) if own is None else own
 
     def stem(self, x: Tensor) -> Tensor:
         """(B, C, *extent) -> patch tokens (B, N, D) without positions."""

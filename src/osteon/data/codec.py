@@ -55,6 +55,7 @@ class Codec:
         measure: stored samples -> (mean of each channel, deviation, scale).
         options: options of ``--set`` and their defaults.
         rules: how every kind of file becomes an array; printed.
+        settle: called with the plan and the decoded samples, where traits are known only then.
     """
 
     header: Callable[[Payload], Any]
@@ -63,6 +64,7 @@ class Codec:
     measure: Callable[[np.ndarray], tuple[Sequence[float], Sequence[float], float]]
     options: Mapping[str, Any] = field(default_factory=dict)
     rules: str = ""
+    settle: Callable[[Any, np.ndarray], None] | None = None
 
 
 def codec(modality: str) -> Codec:

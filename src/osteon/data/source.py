@@ -86,8 +86,11 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
         if len(failed) == len(listing.ids):
             check_skipped([Skipped(listing.ids[i], reason) for i, reason in failed.items()], 0, 1.0, listing.source,
                           samples)
+        samples_read = sink.finish()
+        if reader.settle is not None:
+            reader.settle(plan, samples_read)
         return {"failed": [[i, failed[i]] for i in sorted(failed)], "notes": plan.notes,
-                "measured": reader.measure(sink.finish()), "traits": getattr(plan, "traits", {}),
+                "measured": reader.measure(samples_read), "traits": getattr(plan, "traits", {}),
                 "content": sink.content()}
 
     if cache is False or not listing.cached:
@@ -118,15 +121,16 @@ def list_source(source: str, *, modality: str | None = None, options: Mapping[st
     whole, ids = split_ids(source)
     if ids is not None:
         return restrict(list_source(whole, modality=modality, options=options, like=like), ids, source)
-    listing = _list(whole, modality, options or {}, like)
+    listing = list_raw(whole, modality, options, like)
     cut = getattr(importlib.import_module(f"osteon.data.{listing.modality}"), "cut", None)
     if cut is not None:  # only now, so that nothing is learned from a part that was not asked for
         listing = cut(listing, like=like, options=check_options(listing.modality, options or {}))
     return listing
 
 
-def _list(source: str, modality: str | None, options: Mapping[str, Any], like: DataSpec | None) -> Listing:
-    """The contents of a source as it lies there."""
+def list_raw(source: str, modality: str | None = None, options: Mapping[str, Any] | None = None,
+             like: DataSpec | None = None) -> Listing:
+    """The contents of a source as it lies there, before texts are cut; arguments as of :func:`list_source`."""
     name, split = _parse(source)
     named = {} if Path(name).exists() else _named()
     if name in named:
@@ -143,7 +147,8 @@ def _list(source: str, modality: str | None, options: Mapping[str, Any], like: D
                         fix=f"A source is {KINDS}.{nearest(str(path), [*beside, *_named()])}")
     if split and (path / split).is_dir() and not parquet_files(path):
         path, split = path / split, None
-    for name in NAMES[1:] if modality is None else (modality,):
+    others = sorted(NAMES[1:], key=lambda name: name != "several")  # a manifest of several is none of one
+    for name in others if modality is None else (modality,):
         reader = importlib.import_module(f"osteon.data.{name}")
         found = reader.list_path(path, source, asked=modality is not None, options=options, like=like)
         if found is not None:

@@ -18,8 +18,9 @@ from osteon.core.plain import plain
 from osteon.core.run import RunFolder
 from osteon.core.tensorfile import read_tensors, write_tensors
 from osteon.parts.adapter import Adapter
+from osteon.parts.members import spec_from
 from osteon.parts.types import DataSpec, Features
-from osteon.verbs._model import Trained, is_ours, load_trained, spec_from
+from osteon.verbs._model import Trained, is_ours, load_trained
 
 DELTA = "delta.safetensors"
 #: folder inside the run with the adapter in PEFT's format, where it has one

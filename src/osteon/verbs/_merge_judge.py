@@ -15,12 +15,13 @@ from osteon.core import registry
 from osteon.core.errors import DataError, UsageError
 from osteon.data import Dataset
 from osteon.parts.adapter import Adapter
+from osteon.parts.members import spec_from
 from osteon.parts.norm import BatchNorm
 from osteon.parts.state_algebra import StateFile, Weights, is_statistic
 from osteon.parts.subsets import holdout
 from osteon.verbs._adapt_store import reopen
 from osteon.verbs._arms import quality
-from osteon.verbs._model import extract, fit_samples, spec_from
+from osteon.verbs._model import extract, fit_samples
 
 #: samples a forward pass
 BATCH = 256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from osteon.core.errors import DataError, UsageError
 from osteon.core.run import RunFolder
 from osteon.data import Dataset
 from osteon.parts.adapter import Adapter
+from osteon.parts.members import spec_from
 from osteon.parts.surgery import apply_edits, edits_of
 from osteon.parts.types import DataSpec
 
@@ -83,13 +84,6 @@ def load_trained(source: str | Path) -> Trained:
     apply_edits(backbone, made.get("edits", []))
     backbone.load_state_dict(state)
     return Trained(backbone.eval(), spec_from(meta["data"]), meta, path.name)
-
-
-def spec_from(data: dict[str, Any]) -> DataSpec:
-    """A :class:`DataSpec` from its JSON form."""
-    known = {f.name for f in fields(DataSpec)}
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
-    return DataSpec(**values)
 
 
 def fit_samples(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:

@@ -13,8 +13,9 @@ from osteon.backbones import Backbone, build_backbone
 from osteon.core.errors import DataError, UsageError
 from osteon.core.run import RunFolder
 from osteon.core.tensorfile import read_tensors
+from osteon.parts.members import spec_from
 from osteon.parts.types import DataSpec
-from osteon.verbs._model import Trained, spec_from
+from osteon.verbs._model import Trained
 
 #: what other programs put before the names of a backbone's weights
 PREFIXES = ("", "module.", "model.", "backbone.", "encoder.", "module.backbone.", "module.encoder.",

@@ -48,6 +48,10 @@ class Views:
         """Number of views."""
         return len(self.plans)
 
+    def only(self, number: int) -> Views:
+        """The view of that number alone."""
+        return replace(self, plans=[self.plans[number]])
+
     def __call__(self, images: Tensor, draws: Draws) -> list[View]:
         """Compute every view of a batch.
 
