@@ -46,7 +46,10 @@ def make(name: str, modality: str, *, seed: int = 0, batchnorm: bool = True) -> 
     spec = samples(modality).spec
     torch.manual_seed(seed)
     options = {**find(modality).backbone_options(spec), **SMALL.get(modality, {})}
-    network = build_backbone("vit_tiny", channels=spec.channels, size=spec.extent, dim=32, depth=2, heads=2, **options)
+    small = {"dim": 32, "depth": 2, "heads": 2}
+    kind = "towers" if "towers" in registry.find("objective", name).backbones else "vit_tiny"
+    network = build_backbone(kind, channels=spec.channels, size=spec.extent,
+                             **({"encoder": "vit_tiny"} if kind == "towers" else small), **options)
     method: Objective = registry.build("objective", name, network, spec)
     if not batchnorm:
         remove_batchnorm(method)

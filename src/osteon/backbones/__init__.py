@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from osteon.backbones import resnet, vit
+from osteon.backbones import resnet, towers, vit
 from osteon.backbones._base import Backbone
 from osteon.core.errors import UsageError, nearest
 
@@ -19,7 +19,7 @@ __all__ = ["Backbone", "backbone_names", "backbone_options", "build_backbone"]
 
 def backbone_names() -> list[str]:
     """Names of osteon's own backbones, small to large within a family; ``timm:NAME`` and ``hf:NAME`` also work."""
-    return [*vit.SIZES, *resnet.SIZES]
+    return [*vit.SIZES, *resnet.SIZES, *towers.SIZES]
 
 
 def build_backbone(name: str, *, channels: int, size: int | Sequence[int], **options: Any) -> Backbone:
@@ -57,11 +57,13 @@ def backbone_options(name: str) -> dict[str, Any]:
     return {key: preset.get(key, p.default) for key, p in parameters.items() if key not in ("name", "channels", "size")}
 
 
-def _own(name: str) -> tuple[type[vit.ViT] | type[resnet.ResNet], dict[str, Any]]:
+def _own(name: str) -> tuple[type[vit.ViT] | type[resnet.ResNet] | type[towers.Towers], dict[str, Any]]:
     if name in vit.SIZES:
         return vit.ViT, dict(vit.SIZES[name])
     if name in resnet.SIZES:
         return resnet.ResNet, dict(resnet.SIZES[name])
+    if name in towers.SIZES:
+        return towers.Towers, dict(towers.SIZES[name])
     known = backbone_names()
     raise UsageError(f"There is no backbone {name!r}.{nearest(name, known)}", where="backbone",
                      fix=f"Known: {', '.join(known)}, timm:NAME, hf:NAME.")

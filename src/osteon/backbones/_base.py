@@ -27,7 +27,7 @@ class Backbone(nn.Module):
             channels, size and options build the same network with fresh random weights, without any download.
     """
 
-    kind: Literal["tokens", "maps"]
+    kind: Literal["tokens", "maps", "towers"]
     dim: int  # width of pooled features
     token_dim: int  # width of tokens
     stride: int  # pixels a token

@@ -22,7 +22,8 @@ class Card:
             features alone.
         differs: where the implementation departs from the paper and why; never empty.
         rows: numbers of the papers in osteon's list of 442.
-        backbones: families it can train: ``"tokens"`` (ViT-like) and/or ``"maps"`` (convolutional).
+        backbones: families it can train: ``"tokens"`` (ViT-like), ``"maps"`` (convolutional), ``"towers"`` (one
+            encoder a modality).
         labels: whether training needs labels.
         cost: a word on compute, e.g. ``"2 forwards per image"``.
     """

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from osteon.core.errors import DataError
-from osteon.data._pairs import list_pairs
+from osteon.data._numbers import list_numbers
 from osteon.data.codec import Codec, PlanLike, check_options, codec
 from osteon.data.listing import Listing, RawLabel, Skipped, digest, unique_ids
 from osteon.data.tables import _read_csv, _split_labels, _stamp
@@ -241,5 +241,5 @@ def _settle(plan: SetPlan, samples: np.ndarray) -> None:
 
 
 #: Generated sources by name: name -> ``list(split)``.
-NAMED = {"pairs": list_pairs}
+NAMED = {"numbers": list_numbers}
 CODEC = Codec(_header, _plan, _convert, _measure, OPTIONS, RULES, _settle)

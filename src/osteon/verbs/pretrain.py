@@ -277,7 +277,10 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
     if init is not None:
         name = str(init) if str(init).startswith(("timm:", "hf:")) else f"hf:{init}"
         options = {"pretrained": True, **options}
-    if name == "auto" and spec.modality != "image":
+    if name == "auto" and "towers" in fits and spec.modality == "several":
+        name = "towers"
+        say("backbone=towers: an encoder a member, which the objective compares")
+    elif name == "auto" and spec.modality != "image":
         name = "vit_mini"
         say(f"backbone={name}: the Transformer of every modality beside images")
     elif name == "auto":
@@ -293,7 +296,8 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
 def _refuse_kind(network: Backbone, fits: tuple[str, ...], where: str) -> None:
     """An objective that cannot train this kind of backbone says so before anything is computed."""
     if network.kind not in fits:
-        kinds = {"tokens": "token backbones (ViT)", "maps": "convolutional backbones (ResNet)"}
+        kinds = {"tokens": "token backbones (ViT)", "maps": "convolutional backbones (ResNet)",
+                 "towers": "one encoder a modality (towers)"}
         raise UsageError(f"This objective trains {' or '.join(kinds[k] for k in fits)}; '{network.name}' is not one.",
                          where=where)
 
