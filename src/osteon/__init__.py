@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from osteon.verbs.evaluate import evaluate
     from osteon.verbs.export import export
     from osteon.verbs.forecast import forecast
+    from osteon.verbs.match import match
     from osteon.verbs.merge import merge
     from osteon.verbs.methods import methods
     from osteon.verbs.plan import plan
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "adapt", "analyse", "compare", "compress", "continual", "demo", "embed", "evaluate",
-           "export", "forecast", "load", "merge", "methods", "plan", "pretrain", "select", "staged"]
+           "export", "forecast", "load", "match", "merge", "methods", "plan", "pretrain", "select", "staged"]
 
 #: what is not ``osteon.verbs.<name>.<name>``
 _ELSEWHERE = {"load": ("osteon.verbs._model", "load_trained")}

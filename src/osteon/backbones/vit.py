@@ -178,7 +178,8 @@ class ViT(Backbone):
 
     def grid(self, *extent: int) -> tuple[int, ...]:
         """Sides of the grid of tokens; see :meth:`Backbone.grid`."""
-        own = self.patch_embed.grid(*extent)
+        stem = getattr(self, "patch_embed", None)  # a trunk whose stem was taken away has a plain grid
+        own = None if stem is None else stem.grid(*extent)
         return super().grid(*extent) if own is None else own
 
     def stem(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What looks at a backbone: embed, evaluate, forecast, compare, analyse."""
+"""What looks at a backbone: embed, evaluate, forecast, match, compare, analyse."""
 
 from __future__ import annotations
 
@@ -94,6 +94,35 @@ def forecast(
         show_json(result)
     else:
         from osteon.verbs.forecast import summary
+
+        show(summary(result))
+        done(result["report"])
+
+
+@app.command(epilog="Example: osteon match runs/clip --train pairs.csv:train --test pairs.csv:test")
+def match(
+    run: Run,
+    test: Annotated[str, typer.Option(metavar="SOURCE", help="Sets of several modalities to look for; with labels, "
+                                      "also the classes to name.", show_default=False)],
+    train: Annotated[str | None, typer.Option(metavar="SOURCE", help="Labelled sets: the mean of a class's examples of "
+                                              "one modality names it in the others.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A text that names a class, {} standing for "
+                                                     "it, where the model reads text; repeat it for more. Default: "
+                                                     "three plain ones.")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for match.json and match.html. Default: the "
+                                            "run folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every score.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Let members of sets find each other, and one modality name the classes of another.
+
+    Recall of the partner and zero-shot accuracy with intervals, beside chance and untrained towers.
+    """
+    result = call("match", run, test=test, train=train, prompts=prompt or (), out=out, progress=not quiet)
+    if json:
+        show_json(result)
+    else:
+        from osteon.verbs.match import summary
 
         show(summary(result))
         done(result["report"])

@@ -104,12 +104,19 @@ def _of_one(source: str, like: DataSpec, options: Mapping[str, Any]) -> Listing:
     door, members = importlib.import_module("osteon.data.source"), Members.of(like.traits)
     name = door.list_raw(source).modality
     if name not in members.names:
-        raise DataError(f"The model was trained on {', '.join(members.names)}; this source holds {name}.", where=source,
-                        fix="Give one of these, or a manifest with a column each.")
-    one = door.list_raw(source, name, options, members[members.names.index(name)].spec)
-    return replace(one, payload=lambda i: cast(Payload, {name: one.payload(i)}), modality="several",
-                   traits={"names": members.names}, measured=None, stamp=digest("several", one.stamp),
-                   notes=[*one.notes, f"members: {name} alone, the other {len(members) - 1} missing"])
+        return alone(Listing(source, [], lambda i: b"", "", modality=name), like)
+    return alone(door.list_raw(source, name, options, members[members.names.index(name)].spec), like)
+
+
+def alone(one: Listing, like: DataSpec) -> Listing:
+    """The sets of a source of one modality: that member alone. Raises DataError where ``like`` has no such member."""
+    names = Members.of(like.traits).names
+    if one.modality not in names:
+        raise DataError(f"The model was trained on {', '.join(names)}; this source holds {one.modality}.",
+                        where=one.source, fix="Give one of these, or a manifest with a column each.")
+    return replace(one, payload=lambda i: cast(Payload, {one.modality: one.payload(i)}), modality="several",
+                   traits={"names": names}, measured=None, stamp=digest("several", one.stamp),
+                   notes=[*one.notes, f"members: {one.modality} alone, the other {len(names) - 1} missing"])
 
 
 def cut(listing: Listing, *, like: DataSpec | None, options: Mapping[str, Any]) -> Listing:
@@ -171,8 +178,9 @@ class SetPlan:
 
 
 def _header(payload: Any) -> Bundle:
-    """The headers of the members that are there."""
-    return {name: _named(name, codec(name).header, value) for name, value in payload.items() if value is not None}
+    """The headers of the members that are there, None for the others."""
+    return {name: None if value is None else _named(name, codec(name).header, value)
+            for name, value in payload.items()}
 
 
 def _named(name: str, work: Any, *values: Any) -> Any:
@@ -189,7 +197,7 @@ def _plan(headers: dict[int, Bundle], *, size: int | None, like: DataSpec | None
     names = list(known) or list(dict.fromkeys(name for header in headers.values() for name in header))
     plan = SetPlan({}, {"members": {name: plain_spec(spec) for name, spec in known.items()}}, known=like is not None)
     for name in names:
-        own = {i: header[name] for i, header in headers.items() if name in header}
+        own = {i: header[name] for i, header in headers.items() if header.get(name) is not None}
         if not own:
             plan.members[name] = _Absent((known[name].channels, *known[name].extent))
             continue

@@ -123,6 +123,8 @@ def list_source(source: str, *, modality: str | None = None, options: Mapping[st
     if ids is not None:
         return restrict(list_source(whole, modality=modality, options=options, like=like), ids, source)
     listing = list_raw(whole, modality, options, like)
+    if modality == "several" and listing.modality != "several" and like is not None:
+        listing = importlib.import_module("osteon.data.several").alone(listing, like)
     cut = getattr(importlib.import_module(f"osteon.data.{listing.modality}"), "cut", None)
     if cut is not None:  # only now, so that nothing is learned from a part that was not asked for
         listing = cut(listing, like=like, options=check_options(listing.modality, options or {}))

@@ -5,7 +5,7 @@ A sample is packed into one array, see :mod:`osteon.parts.members`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,3 +100,18 @@ def _to_height(pictures: np.ndarray, high: int) -> np.ndarray:
     wide = min(3 * high, max(1, round(columns * high / rows)))
     y, x = np.arange(high) * rows // high, np.arange(wide) * columns // wide
     return np.pad(pictures[:, y][:, :, x], ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=255)
+
+
+def pack_texts(texts: Sequence[str], spec: DataSpec) -> np.ndarray:
+    """Texts as sets that have nothing else, (N, 1, T) float32, by the vocabulary of the data."""
+    from osteon.modalities.text import load_tokenizer
+
+    members = Members.of(spec.traits)
+    member = members[members.names.index("text")]
+    tokenizer, window = load_tokenizer(str(member.spec.traits["tokenizer"])), member.spec.extent[-1]
+    out = np.zeros((len(texts), 1, members.width), np.float32)
+    for row, text in zip(out, texts, strict=True):
+        tokens = tokenizer.encode(text)[:window]
+        row[0, members.names.index("text")] = 1
+        row[0, member.start:member.start + len(tokens)] = tokens
+    return out
