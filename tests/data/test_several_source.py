@@ -89,7 +89,8 @@ def test_a_text_may_lie_in_a_file(tmp_path):
     members = Members.of(data.spec.traits)
     texts = members.split(data.images, members[2])[1]
     assert texts[4].any() and not np.array_equal(texts[4], texts[5])
-    np.testing.assert_array_equal(texts[4], members.split(pack_texts(["square, number 4"], data.spec), members[2])[1][0])
+    packed = pack_texts(["square, number 4"], data.spec)
+    np.testing.assert_array_equal(texts[4], members.split(packed, members[2])[1][0])
 
 
 def test_what_cannot_be_read_is_named_with_its_member(tmp_path):
