@@ -50,3 +50,16 @@ def test_members_are_drawn_apart_and_views_too(data):
     again = make_views("simclr", data.spec)(x, draws(40))[0].x
     assert torch.equal(first, again)
     assert not torch.equal(first, make_views("simclr", data.spec)(x, draws(40, 1))[0].x)
+
+
+def test_images_are_mirrored_only_where_asked(data):
+    x = data.batch(np.arange(40))["several"]
+    plain = make_views("crop_flip", data.spec, min_scale=1.0, flip=False)(x, draws(40))[0].x
+    torch.testing.assert_close(plain, x.float(), atol=2e-3, rtol=1e-4)
+    mirrored = make_views("crop_flip", data.spec, min_scale=1.0, flip=True)(x, draws(40))[0].x
+    members = Members.of(data.spec.traits)
+    there = members.there(x)[:, 0]
+    images, flipped = (members.values(v, members[0])[there] for v in (x.float(), mirrored))
+    changed = (flipped - images).abs().flatten(1).amax(1) > 1
+    torch.testing.assert_close(flipped[changed], images[changed].flip(-1), atol=2e-3, rtol=1e-4)
+    assert 0.2 < changed.float().mean() < 0.8

@@ -50,13 +50,14 @@ class CLIP(Objective):
         temperature: at the start; it is learned, one for each pair of modalities.
         label_smoothing: share of the target spread evenly over the batch.
         crop_min: smallest share of a member in a view; None = each modality's own.
+        flip: mirror images left-right at random; None = they are.
     """
 
     recipe: ClassVar = {"optimizer": "adamw", "lr": 5e-4, "lr_per": 256, "lr_rule": "sqrt", "betas": (0.9, 0.98),
                         "weight_decay": 0.2, "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, joint: int = 128, temperature: float = 0.07,
-                 label_smoothing: float = 0.0, crop_min: float | None = None) -> None:
+                 label_smoothing: float = 0.0, crop_min: float | None = 0.8, flip: bool | None = False) -> None:
         super().__init__(towers_of(backbone), data)
         if temperature < 0.01:
             raise UsageError(f"temperature={temperature} is below 0.01, the least that is allowed.",
@@ -64,7 +65,7 @@ class CLIP(Objective):
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"label_smoothing={label_smoothing} is not a share below 1.", where="--set")
         self.towers.add_joint(joint)
-        self.views = make_views("crop_flip", data, min_scale=crop_min)
+        self.views = make_views("crop_flip", data, min_scale=crop_min, flip=flip)
         self.notes = list(self.views.notes)
         self.label_smoothing = label_smoothing
         self.pairs = pairs_of(len(self.towers.members))

@@ -60,6 +60,7 @@ class Harmonised(Objective):
         joint: width of the shared space.
         temperature: of the softmax.
         crop_min: smallest share of a member in a view; None = each modality's own.
+        flip: mirror images left-right at random; None = they are.
     """
 
     recipe: ClassVar = {"optimizer": "adamw", "lr": 5e-4, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
@@ -67,7 +68,7 @@ class Harmonised(Objective):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, anchor: str = "", others: str = "", mode: str = "both",
                  threshold: float = 0.0, joint: int = 128, temperature: float = 0.07,
-                 crop_min: float | None = None) -> None:
+                 crop_min: float | None = 0.8, flip: bool | None = False) -> None:
         super().__init__(backbone, data)
         if mode not in ("project", "curriculum", "both", "sum") or not -1 <= threshold <= 1 or temperature < 0.01:
             raise UsageError("mode is project, curriculum, both or sum; threshold lies in [-1, 1]; temperature is at "
@@ -88,7 +89,7 @@ class Harmonised(Objective):
         self.terms = [f"{first}-{name}" for name in rest]
         cast(Towers, backbone).add_joint(joint)
         self.mode, self.threshold, self.temperature = mode, threshold, temperature
-        self.views = make_views("crop_flip", data, min_scale=crop_min)
+        self.views = make_views("crop_flip", data, min_scale=crop_min, flip=flip)
         self.notes = [*self.views.notes, f"contrasts: {' and '.join(self.terms)}"]
         unused = [cast(Towers, backbone).maps[n] for n in names if n not in (first, *rest)]
         for module in unused:

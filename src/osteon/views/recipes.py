@@ -295,8 +295,9 @@ def make_views(recipe: str, spec: DataSpec, *, size: int | None = None,
         options = {k: (usual or {}).get(k, True if k == "flip" else None) if v is None else v
                    for k, v in options.items()}
     else:
+        mirrors = "flip" in inspect.signature(recipes_of(spec.modality).get(recipe, none)).parameters
         options = {k: v for k, v in {**options, "size": size}.items()
-                   if v is not None and not (k == "flip" and v is False)}
+                   if v is not None and not (k == "flip" and v is False and not mirrors)}
     known = recipe_options(recipe, spec.modality)
     for name in options:
         if name not in known:

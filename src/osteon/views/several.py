@@ -46,8 +46,9 @@ class SetPlan:
 
 def _recipe(name: str, views: int) -> Callable[..., list[SetPlan]]:
     def recipe(spec: DataSpec, *, min_scale: float | None = None, strength: float | None = None,
-               n_views: int = views) -> list[SetPlan]:
-        options = tuple((k, v) for k, v in (("min_scale", min_scale), ("strength", strength)) if v is not None)
+               flip: bool | None = None, n_views: int = views) -> list[SetPlan]:
+        given = {"min_scale": min_scale, "strength": strength, "flip": flip}
+        options = tuple((k, v) for k, v in given.items() if v is not None)
         return [SetPlan(name, i, options) for i in range(n_views)]
 
     recipe.__doc__ = f"Each member's own recipe ``{name}``."
