@@ -48,7 +48,7 @@ def block_list(backbone: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential]
 
 
 def read_layout(backbone: Backbone, who: str) -> Layout:
-    """Learn the layout of a backbone from one image of noise.
+    """Learn the layout of a backbone from one sample of noise; of words and cells, which noise is none of, of zeros.
 
     Args:
         backbone: a network whose blocks pass tokens on.
@@ -63,6 +63,8 @@ def read_layout(backbone: Backbone, who: str) -> Layout:
     names = tuple(f"{found[0]}.{i}" for i in range(len(found[1])))
     like = next(backbone.parameters())
     noise = torch.randn(1, backbone.channels, *backbone.extent, generator=torch.Generator().manual_seed(0))
+    if backbone.discrete or backbone.own_error:
+        noise = torch.zeros_like(noise)
     training = backbone.training
     backbone.eval()
     with torch.no_grad(), taps(backbone, names[-1]) as seen:

@@ -20,7 +20,7 @@ CARD = Card(
     kind="adapter",
     name="bias",
     papers=("BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",),
-    modalities=("image",),
+    modalities=("any",),
     differs="Defined in the paper for BERT; here for every parameter named bias, offsets of norms included (as in the "
     "authors' code), so that convolutional networks, whose convolutions have none, train those of their norms.",
     labels=True,
@@ -48,8 +48,8 @@ class Bias(Adapter):
             self.backbone.get_parameter(name).requires_grad_(True)
 
     def expected_trainable(self) -> int:
-        """One number a unit with a bias, and the head."""
-        return sum(len(self.backbone.get_parameter(name)) for name in self.names) + self.head_size
+        """One number a unit with a bias (of the columns of a table: a vector each), and the head."""
+        return sum(self.backbone.get_parameter(name).numel() for name in self.names) + self.head_size
 
     def merge(self) -> Backbone:
         """The backbone with its new biases."""

@@ -26,7 +26,7 @@ CARD = Card(
     kind="adapter",
     name="diff_pruning",
     papers=("Parameter-Efficient Transfer Learning with Diff Pruning",),
-    modalities=("image",),
+    modalities=("any",),
     differs="Weights and biases of linear layers and convolutions, not norms and embeddings. The penalty is a mean "
     "over parameters, weighted as the paper's sum over BERT-large; the share is met exactly, counted over the adapted "
     "tensors without the head, by the size of the expected change (the code bisects on sampled ones); gates learn at "

@@ -26,7 +26,7 @@ CARD = Card(
     kind="adapter",
     name="flora_tucker",
     papers=("FLoRA: Low-Rank Core Space for N-dimension",),
-    modalities=("image",),
+    modalities=("image", "sound"),
     differs="Factors act one after the other where the convolution has no groups (the code builds the whole change); a "
     "grouped convolution counts the channels of one group; ranks are at most the sides. Every side by its own rank is "
     "set by two options, one for channels and one for the kernel.",

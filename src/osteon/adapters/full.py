@@ -22,7 +22,7 @@ CARD = Card(
     kind="adapter",
     name="full",
     papers=("ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators",),
-    modalities=("image",),
+    modalities=("any",),
     differs="The paper names the decay per layer for Transformers; in convolutional networks a stage counts as one. "
     "Tokens and tables that the pre-training froze stay frozen.",
     labels=True,

@@ -24,7 +24,7 @@ CARD = Card(
     kind="adapter",
     name="hra",
     papers=("Bridging The Gap between Low-rank and Orthogonal Adaptation via Householder Reflection Adaptation",),
-    modalities=("image",),
+    modalities=("any",),
     differs="The product of reflections only: its limit by Gram-Schmidt cannot start at the pre-trained weight and is "
     "not offered. The penalty is the Frobenius norm, not its square, as in the authors' code, and is off by default, "
     "since it is largest at the start, where reflections come in equal pairs. Kernels must be square.",

@@ -21,7 +21,7 @@ CARD = Card(
     kind="adapter",
     name="linear",
     papers=("Understanding intermediate layers using linear classifier probes",),
-    modalities=("image",),
+    modalities=("any",),
     differs="Probes the last layer only. It is trained on augmented views like every other adapter; the evaluator "
     "linear_probe fits on fixed features.",
     labels=True,

@@ -21,7 +21,7 @@ CARD = Card(
     kind="adapter",
     name="lora",
     papers=("LoRA: Low-Rank Adaptation of Large Language Models",),
-    modalities=("image",),
+    modalities=("any",),
     differs="The paper adapts queries and values of attention (targets=attention comes near it: fused projections are "
     "adapted whole); the default is every linear layer and, in convolutional networks, every ungrouped convolution but "
     "the first, whose thin pair is a convolution of r filters and a 1 x 1.",

@@ -26,7 +26,7 @@ CARD = Card(
     kind="adapter",
     name="lst",
     papers=("LST: Ladder Side-Tuning for Parameter and Memory Efficient Transfer Learning",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "table"),
     differs="For an image encoder and a new head instead of a language model and its frozen one, so the start is not "
     "the pre-trained function. Side blocks are cut from the backbone by the size of weights (the paper: by Fisher "
     "information, which needs labelled data) and start at random where blocks are laid out otherwise than in osteon's "

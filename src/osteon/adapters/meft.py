@@ -23,7 +23,7 @@ CARD = Card(
     kind="adapter",
     name="meft",
     papers=("Make Pre-trained Model Reversible: From Parameter to Memory Efficient Fine-Tuning",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "table"),
     differs="The paper's first variant, its adapter beside the whole block rather than beside the MLP. lambda is 0.1 "
     "as in the paper for up to four blocks and larger for more, because inverting divides by it in every block and "
     "float32 gradients are wrong beyond that (by a factor of 1000 at 12 blocks); far smaller ones are refused, "

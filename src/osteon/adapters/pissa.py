@@ -26,7 +26,7 @@ CARD = Card(
     kind="adapter",
     name="pissa",
     papers=("PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large Language Models",),
-    modalities=("image",),
+    modalities=("any",),
     differs="Exact singular value decomposition by default (niter for the fast one). The delta stores the starting "
     "pair beside the trained one, and PEFT's files hold the equal LoRA of rank 2 r, because a PiSSA pair alone is "
     "wrong on an untouched base. Linear layers only, so networks made of convolutions alone are refused.",

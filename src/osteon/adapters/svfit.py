@@ -24,7 +24,7 @@ CARD = Card(
     kind="adapter",
     name="svfit",
     papers=("SVFit: Parameter-Efficient Fine-Tuning of Large Pre-Trained Models Using Singular Values",),
-    modalities=("image",),
+    modalities=("any",),
     differs="The change of the singular values is trained, from zero, and the weight is kept whole beside its singular "
     "vectors: the same function, exact at the start, and weight decay pulls to the pre-trained values. The paper does "
     "not say what 'information' is: the share of the squared singular values here. No public code: layers and learning "

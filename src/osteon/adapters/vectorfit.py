@@ -25,7 +25,7 @@ CARD = Card(
     kind="adapter",
     name="vectorfit",
     papers=("VectorFit : Adaptive Singular & Bias Vector Fine-Tuning of Pre-trained Foundation Models",),
-    modalities=("image",),
+    modalities=("any",),
     differs="Changes are trained, from zero. The code is not published: how much a vector has moved (a moving average "
     "of its mean absolute change), when vectors rest and how many are our choice. A layer without bias gets none.",
     rows=(249,),

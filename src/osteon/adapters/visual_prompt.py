@@ -27,7 +27,7 @@ CARD = Card(
     kind="adapter",
     name="visual_prompt",
     papers=("Visual Prompt Tuning",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "table"),
     differs="Prompts stand after the patches, which attention does not notice; where pooling is the mean of the "
     "patches, prompts are not among them (the paper reads the class token). Prompt pixels for convolutional networks "
     "(section 4.3 there) are not offered.",

@@ -28,7 +28,7 @@ CARD = Card(
     name="vqt",
     papers=("Visual Query Tuning: Towards Effective Usage of Intermediate Representations for Parameter and Memory "
             "Efficient Transfer Learning",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "table"),
     differs="The frozen tokens run without a graph and only the query rows are traced: the same gradients as the "
     "authors' concatenation, without its memory. Beside the queries' outputs the head reads the backbone's pooled "
     "features, which need not be a class token. Columns are chosen once, half-way, and training goes on with them in "

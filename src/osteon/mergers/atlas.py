@@ -20,7 +20,7 @@ from osteon.parts.merging import Merger, Models
 
 CARD = Card(kind="merger", name="atlas",
             papers=("Knowledge Composition using Task Vectors with Learned Anisotropic Scaling",),
-            modalities=("image",),
+            modalities=("any",),
             differs="the few-shot objective alone (no negation, no test-time adaptation, no K random groups); the "
                     "gradient of a coefficient is the inner product of the weights' gradient with the task vector, "
                     "read from disk, so that memory holds one network instead of all task vectors; models without a "

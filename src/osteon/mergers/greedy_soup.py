@@ -16,7 +16,7 @@ from osteon.parts.state_algebra import StateFile, mean
 
 CARD = Card(kind="merger", name="greedy_soup",
             papers=("Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing "
-                    "inference time",), modalities=("image",),
+                    "inference time",), modalities=("any",),
             differs="a member that leaves the held-out score equal is taken, as in the paper's recipe; the released "
                     "code asks for more (strict=true); means are always taken over the members themselves, in float64",
             rows=(119,), labels=True, cost="twice as many evaluations on --val as there are models")

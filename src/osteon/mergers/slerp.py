@@ -17,7 +17,7 @@ from osteon.parts.state_algebra import weighted
 
 CARD = Card(kind="merger", name="slerp",
             papers=("Fine-tuning large language models for domain adaptation: Exploration of training strategies, "
-                    "scaling, model merging and synergistic capabilities",), modalities=("image",),
+                    "scaling, model merging and synergistic capabilities",), modalities=("any",),
             differs="one t for all tensors instead of a schedule over depth; coefficients act on the tensors as they "
                     "are, as in mergekit, so only tensors of equal length keep it; the share of tensors on the "
                     "spherical path is printed, since near-parallel ones are averaged; the gain over both parents is "

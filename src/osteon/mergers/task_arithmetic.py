@@ -14,7 +14,7 @@ from osteon.parts.merging import Merger, Models, accuracy
 from osteon.parts.state_algebra import weighted
 
 CARD = Card(kind="merger", name="task_arithmetic",
-            papers=("Editing Models with Task Arithmetic",), modalities=("image",),
+            papers=("Editing Models with Task Arithmetic",), modalities=("any",),
             differs="without a scale and without --val, the scale is 1 / number of models, at which it is the uniform "
                     "soup (the paper always chooses it on held-out samples)",
             cost="one pass over the files; with --val, 20 evaluations")

@@ -15,7 +15,7 @@ from osteon.core.errors import UsageError
 from osteon.parts.merging import Merger, Models, share
 
 CARD = Card(kind="merger", name="ties",
-            papers=("TIES-Merging: Resolving Interference When Merging Models",), modalities=("image",),
+            papers=("TIES-Merging: Resolving Interference When Merging Models",), modalities=("any",),
             differs="the sizes that decide what is kept are compared in float32, exactly, by counting their bits in "
                     "two passes over the files instead of sorting one long vector; batch-norm statistics are averaged",
             cost="four passes over the files")

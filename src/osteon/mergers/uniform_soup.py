@@ -13,7 +13,7 @@ from osteon.parts.state_algebra import mean
 
 CARD = Card(kind="merger", name="uniform_soup",
             papers=("Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing "
-                    "inference time",), modalities=("image",),
+                    "inference time",), modalities=("any",),
             differs="batch-norm statistics are averaged, or measured anew on --data",
             rows=(119,), cost="one pass over the files")
 

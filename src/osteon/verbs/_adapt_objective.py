@@ -26,8 +26,8 @@ class AdaptObjective(Objective):
         adapter: what is trained.
         data: what the data look like, classes included.
         augment: ``crop_flip``, ``randaugment`` or ``none``.
-        crop_min: smallest area share of the random crop.
-        flip: mirror left-right at random.
+        crop_min: smallest share of the random crop; None = 0.6 of images, the modality's own of others.
+        flip: mirror left-right at random; None = images are, samples of other modalities are not.
         smoothing: label smoothing.
         weighting: weight classes by inverse frequency (``auto``) or not (``none``).
     """
@@ -35,7 +35,7 @@ class AdaptObjective(Objective):
     recipe: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, adapter: Adapter, data: DataSpec, *, augment: Literal["crop_flip", "randaugment", "none"] =
-                 "crop_flip", crop_min: float = 0.6, flip: bool = True, smoothing: float = 0.0,
+                 "crop_flip", crop_min: float | None = None, flip: bool | None = None, smoothing: float = 0.0,
                  weighting: Literal["auto", "none"] = "none") -> None:
         # The adapter stands where other objectives have their backbone, so that layers are numbered as usual.
         super().__init__(cast("Backbone", adapter), data)
@@ -44,7 +44,7 @@ class AdaptObjective(Objective):
         recipe = {"randaugment": "supervised"}.get(augment, augment)
         one: dict[str, Any] = {"n_views": 1} if augment == "crop_flip" else {}
         self.views = (make_views("none", data) if augment == "none"
-                      else make_views(recipe, data, min_scale=crop_min, flip=flip, **one))
+                      else make_views(recipe, data, min_scale=crop_min, flip=flip, usual={"min_scale": 0.6}, **one))
         self.smoothing = smoothing
         self.notes = list(self.views.notes)
         weights = torch.tensor(data.class_weights) if weighting == "auto" and data.class_weights else None

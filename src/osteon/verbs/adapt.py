@@ -22,6 +22,7 @@ from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.core.signature import read_options
 from osteon.data import Dataset, find_duplicates, open_source
+from osteon.data.codec import modality_options
 from osteon.parts.adapter import Adapter
 from osteon.parts.intervals import score_intervals
 from osteon.parts.metrics import score_all
@@ -115,7 +116,7 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
         if lead:
             scores = _score(made, val_set, spec, fabric.device)
             save_adapted(folder, made, base, spec, {"name": card.name, "options": chosen["adapter"]}, {
-                "objective": {"name": card.name, "options": {"flip": chosen["views"].get("flip", True)}},
+                "objective": {"name": card.name, "options": {"flip": chosen["views"].get("flip") is not False}},
                 "class_names": train_set.class_names, "fingerprint": train_set.fingerprint,
                 "source": lasting(str(train)), "steps": training.steps})
             folder.write_json(RESULT, {
@@ -141,7 +142,7 @@ def sort_settings(settings: dict[str, Any], adapter: str) -> dict[str, dict[str,
     """Hand each ``--set`` key to the one door it belongs to: data, backbone.*, adapter, views or training."""
     views = read_options(Path(_adapt_objective.__file__), "adapt_objective")
     doors: dict[str, list[Option]] = {
-        "data": [Option(name, "", value) for name, value in DATA_SETTINGS.items()],
+        "data": [Option(name, "", value) for name, value in {**DATA_SETTINGS, **modality_options()}.items()],
         "adapter": registry.options(registry.find("adapter", adapter)),
         "views": views, "train": [Option(f.name, "", None) for f in fields(TrainSettings)] + [Option("epochs", "", 0)]}
     names = {door: {o.name for o in options} - {"backbone", "task", "adapter", "data"}
