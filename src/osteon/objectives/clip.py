@@ -53,7 +53,8 @@ class CLIP(Objective):
         flip: mirror images left-right at random; None = they are.
     """
 
-    recipe: ClassVar = {"optimizer": "adamw", "lr": 5e-4, "lr_per": 256, "lr_rule": "sqrt", "betas": (0.9, 0.98),
+    # The paper's 5e-4 is for batches of 32,768 and long runs; 2e-3 as for SimCLR here, chosen on held-out speakers.
+    recipe: ClassVar = {"optimizer": "adamw", "lr": 2e-3, "lr_per": 256, "lr_rule": "sqrt", "betas": (0.9, 0.98),
                         "weight_decay": 0.2, "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, joint: int = 128, temperature: float = 0.07,
