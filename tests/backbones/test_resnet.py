@@ -209,3 +209,49 @@ def test_token_doors_are_refused():
 def test_bad_options_are_refused(options):
     with pytest.raises(UsageError):
         make(**options)
+
+
+def volume_mask(n=2, grid=(2, 2, 3), hidden=5):
+    order = torch.rand(n, grid[0] * grid[1] * grid[2], generator=torch.Generator().manual_seed(2)).argsort(1)
+    return order < hidden
+
+
+def test_volumes_pass_three_dimensional_convolutions():
+    net = make(size=(8, 8, 12), channels=2, depths=(1, 1), widths=(8, 16), stride=4)
+    assert isinstance(net.conv1, nn.Conv3d) and net.conv1.weight.shape == (8, 2, 3, 3, 3)
+    x = torch.randn(2, 2, 8, 8, 12, generator=torch.Generator().manual_seed(1))
+    out = net(x)
+    assert out.grid == net.grid(8, 8, 12) == (2, 2, 3) and out.tokens.shape == (2, 12, 16)
+    assert [tuple(level.shape[2:]) for level in out.levels] == [(4, 4, 6), (2, 2, 3)]
+    torch.testing.assert_close(out.pooled, out.levels[-1].mean((2, 3, 4)))
+    again = make(size=(8, 8, 12), channels=2, **{k: v for k, v in net.options.items()})
+    assert again.options == net.options
+    pooled = make(size=(96, 96, 96), channels=1, depths=(1, 1), widths=(8, 8))
+    assert isinstance(pooled.maxpool, nn.MaxPool3d)
+
+
+def test_slices_that_are_all_alike_give_what_a_weighted_image_network_gives():
+    # a kernel that is zero outside its middle slice sees every slice by itself
+    flat = make(size=8, channels=1, depths=(1,), widths=(8,), stride=1).eval()
+    deep = make(size=(4, 8, 8), channels=1, depths=(1,), widths=(8,), stride=1).eval()
+    state = {k: torch.zeros_like(deep.state_dict()[k]) if v.dim() == 4 else v for k, v in flat.state_dict().items()}
+    for key, value in flat.state_dict().items():
+        if value.dim() == 4:
+            state[key][:, :, state[key].shape[2] // 2] = value
+    deep.load_state_dict(state)
+    x = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    want = torch.stack([flat(x[:, :, d]).levels[-1] for d in range(4)], 2)
+    torch.testing.assert_close(deep(x).levels[-1], want)
+
+
+def test_mask_hides_every_trace_of_hidden_cells_of_a_volume():
+    net = make(size=(8, 8, 12), channels=1, depths=(1, 1), widths=(8, 16), stride=4)
+    x, mask = torch.randn(2, 1, 8, 8, 12, generator=torch.Generator().manual_seed(1)), volume_mask()
+    hidden = mask.reshape(2, 1, 2, 2, 3)
+    for side in (2, 3, 4):
+        hidden = hidden.repeat_interleave(4, side)
+    first, second = net(x, mask=mask), net(torch.where(hidden, torch.full_like(x, 7.0), x), mask=mask)
+    torch.testing.assert_close(first.pooled, second.pooled)
+    assert (first.tokens[mask] == 0).all() and (first.tokens[~mask] != 0).any()
+    nothing = net.eval()(x, mask=torch.zeros_like(mask))
+    torch.testing.assert_close(nothing.pooled, net(x).pooled)

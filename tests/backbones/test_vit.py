@@ -226,6 +226,12 @@ def test_patch_rule(size, patch):
     assert "as asked" in asked.notes[0] and asked.options["patch"] == asked.stride
 
 
+def test_patch_rule_of_volumes_and_clips():
+    for extent, patch in (((16, 16, 16), 4), ((8, 8, 8), 2), ((64, 64, 64), 8), ((96, 96, 96), 16), ((16, 32, 32), 4),
+                          ((16, 112, 112), 8), ((12, 112, 112), 4)):
+        assert default_patch(extent) == patch, extent
+
+
 def test_known_sizes():
     # timm's deit_tiny, deit_small and deit_base without the classifier (192, 384, 768 wide; 1000 classes)
     for name, whole, width in (("vit_compact", 5_717_416, 192), ("vit_small", 22_050_664, 384),

@@ -62,7 +62,7 @@ class _Same(nn.Module):
         """The input itself."""
         if where is None:
             return x
-        return x * (where[:, None] if x.dim() == 4 else where[..., None])
+        return x * (where[:, None] if x.dim() >= 4 else where[..., None])
 
 
 def remove_batchnorm(module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from tests.contracts.objective_kit import assert_same_gradient, remove_batchnorm
 
 #: fewer tokens, for speed
 SMALL = {"sound": {"patch": 8}}
+#: smaller samples, for speed
+READ: dict[str, dict[str, int]] = {"video": {"frames": 8, "size": 16}}
 OTHERS = [name for name in NAMES if name != "image"]
 EVERY = pytest.mark.parametrize(("name", "modality"), [
     (card.name, modality) for card in registry.cards(kind="objective") for modality in OTHERS
@@ -38,7 +41,7 @@ def embedded(modality: str) -> str:
 @functools.cache
 def samples(modality: str) -> Dataset:
     """160 samples with labels."""
-    whole = open_source(f"{embedded(modality)}:train", cache=False)
+    whole = open_source(f"{embedded(modality)}:train", cache=False, **READ.get(modality, {}))
     return whole.subset(np.arange(160))
 
 
@@ -46,10 +49,11 @@ def make(name: str, modality: str, *, seed: int = 0, batchnorm: bool = True) -> 
     spec = samples(modality).spec
     torch.manual_seed(seed)
     options = {**find(modality).backbone_options(spec), **SMALL.get(modality, {})}
-    small = {"dim": 32, "depth": 2, "heads": 2}
-    kind = "towers" if "towers" in registry.find("objective", name).backbones else "vit_tiny"
-    network = build_backbone(kind, channels=spec.channels, size=spec.extent,
-                             **({"encoder": "vit_tiny"} if kind == "towers" else small), **options)
+    kinds = registry.find("objective", name).backbones
+    kind = "vit_tiny" if "tokens" in kinds else "towers" if "towers" in kinds else "resnet_tiny"
+    small: dict[str, Any] = {"vit_tiny": {"dim": 32, "depth": 2, "heads": 2}, "towers": {"encoder": "vit_tiny"},
+                             "resnet_tiny": {"depths": (1, 1), "widths": (8, 16), "stride": 4}}[kind]
+    network = build_backbone(kind, channels=spec.channels, size=spec.extent, **small, **options)
     method: Objective = registry.build("objective", name, network, spec)
     if not batchnorm:
         remove_batchnorm(method)

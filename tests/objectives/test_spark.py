@@ -19,7 +19,7 @@ from osteon.backbones import build_backbone
 from osteon.core.errors import UsageError
 from osteon.objectives.spark import Densify, SparK, Up, upsample_mask
 from osteon.parts.targets import patchify
-from osteon.parts.types import Draws
+from osteon.parts.types import DataSpec, Draws, Step
 
 
 def small(size: int = 16, stride: int = 4, **options) -> SparK:
@@ -162,3 +162,23 @@ def test_exported_network_is_a_dense_one():
 def test_what_cannot_be_decoded_is_refused(size, stride, options):
     with pytest.raises(UsageError):
         small(size, stride, **options)
+
+
+def test_volumes_are_rebuilt_from_visible_cells_alone():
+    spec = DataSpec("volume", 1, 8, (0.0,), (1.0,), 1.0, shape=(8, 8, 8))
+    torch.manual_seed(0)
+    network = build_backbone("resnet_tiny", channels=1, size=(8, 8, 8), depths=(1, 1), widths=(8, 16), stride=4)
+    method = SparK(network, spec, ratio=0.5)
+    x = torch.randn(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[True, False] * 4, [False, False, True, True] * 2])
+    hidden = mask.view(2, 1, 2, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+    first, _ = method.predict(x, mask)
+    second, _ = method.predict(torch.where(hidden, torch.full_like(x, 3.0), x), mask)
+    assert first.shape == (2, 8, 64)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
+    assert torch.equal(upsample_mask(mask, (2, 2, 2), 4)[:, None], ~hidden)
+    batch = {"volume": x, "index": torch.arange(2)}
+    shown = method.reconstruct(batch, Step(0, 1, 0))
+    assert shown is not None and all(part.shape == x.shape for part in shown)
+    with pytest.raises(UsageError, match="8 x 8 x 6"):
+        SparK(network, DataSpec("volume", 1, 8, (0.0,), (1.0,), 1.0, shape=(8, 8, 6)))

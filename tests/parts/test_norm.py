@@ -103,7 +103,8 @@ def test_half_precision_keeps_its_type_over_ranks(two_ranks):
     torch.testing.assert_close(got.float(), want, atol=0.05, rtol=0.02)
 
 
-@pytest.mark.parametrize(("theirs", "shape"), [(nn.BatchNorm1d, (6, 3)), (nn.BatchNorm2d, (6, 3, 4, 5))])
+@pytest.mark.parametrize(("theirs", "shape"), [(nn.BatchNorm1d, (6, 3)), (nn.BatchNorm2d, (6, 3, 4, 5)),
+                                               (nn.BatchNorm3d, (6, 3, 2, 4, 5))])
 def test_equals_torch_on_one_process(theirs, shape):
     torch.manual_seed(0)
     other, ours = theirs(3), BatchNorm(3)
@@ -172,7 +173,7 @@ def test_refusals():
     with pytest.raises(UsageError, match="over 3 features"):
         BatchNorm(3)(torch.zeros(4, 5))
     with pytest.raises(UsageError, match="over 3 features"):
-        BatchNorm(3)(torch.zeros(2, 3, 4, 4, 4))
+        BatchNorm(3)(torch.zeros(2, 3, 4, 4, 4, 4))
     with pytest.raises(UsageError, match="bool tensor of shape"):
         BatchNorm(3)(torch.zeros(2, 3, 4, 4), where=torch.ones(2, 4, 5, dtype=torch.bool))
     with pytest.raises(UsageError, match="bool tensor of shape"):
@@ -214,3 +215,15 @@ def test_precise_sums_have_the_right_gradient_with_every_switch():
     rows = torch.randn(4096, 3, generator=g)
     torch.testing.assert_close(bare(rows).mean(0), torch.zeros(3), atol=1e-6, rtol=0)
     torch.testing.assert_close(bare(rows).var(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_hidden_cells_of_a_volume_are_zero_and_change_nothing():
+    g = torch.Generator().manual_seed(0)
+    x, where = torch.randn(2, 3, 2, 3, 4, generator=g), torch.rand(2, 2, 3, 4, generator=g) < 0.5
+    y = BatchNorm(3)(x, where=where)
+    rows = x.movedim(1, -1)[where]
+    want = (rows - rows.mean(0)) / (rows.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(y.movedim(1, -1)[where], want)
+    assert (y.movedim(1, -1)[~where] == 0).all()
+    z = torch.randn(64, 2, 4, 8, 8, generator=g).contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(BatchNorm(2)(z), nn.BatchNorm3d(2)(z), atol=1e-5, rtol=1e-5)

@@ -164,3 +164,34 @@ def test_bad_requests_are_refused() -> None:
         ijepa_blocks((1, 3), draws())
     with pytest.raises(UsageError):
         rectangles((4, 4), 0.5, draws(), max_side=0.0)
+
+
+@pytest.mark.parametrize("grid", [(4, 4, 4), (2, 4, 4), (3, 5, 7), (1, 4, 4), (8, 14, 14)])
+def test_policies_on_three_sides(grid: tuple[int, int, int]) -> None:
+    tokens = grid[0] * grid[1] * grid[2]
+    assert (random_mask(grid, 0.75, draws()).sum(1) == int(0.75 * tokens + 0.5)).all()
+    if all(side % 2 == 0 for side in grid):
+        cells = block_mask(grid, 0.5, draws()).view(16, grid[0] // 2, 2, grid[1] // 2, 2, grid[2] // 2, 2)
+        assert torch.equal(cells.amax((2, 4, 6)), cells.amin((2, 4, 6)))  # whole cubes
+    context, targets = ijepa_blocks(grid, draws())
+    assert len(targets) == 4 and all(torch.equal(t, t.sort(1).values) for t in (context, *targets))
+    for target in targets:
+        place = torch.stack(torch.unravel_index(target, grid), -1)  # (B, Kt, 3)
+        sides = place.amax(1) - place.amin(1) + 1
+        assert (sides.prod(1) == target.shape[1]).all() and (sides == sides[0]).all()  # full cuboids of one size
+        assert not (place[0].amin(0) == place[5].amin(0)).all() or tokens < 32  # at places of their own
+    if tokens >= 64:
+        share = targets[0].shape[1] / tokens
+        assert 0.08 <= share <= 0.3 and context.shape[1] >= tokens // 20
+    part, _ = ijepa_blocks(grid, draws([3, 7]))
+    assert torch.equal(part, context[[3, 7]])
+    taken = torch.cat(targets, 1)
+    assert not (context[:, :, None] == taken[:, None, :]).any() or tokens < 32
+
+
+def test_a_cuboid_takes_the_cube_root_of_its_share_of_the_first_side() -> None:
+    # a share of 1/8 of 8 x 8 x 8 is a cube of 4
+    _, (target,) = ijepa_blocks((8, 8, 8), draws(), targets=1, target_scale=(0.125, 0.125), target_aspect=(1.0, 1.0))
+    assert target.shape[1] == 64
+    place = torch.stack(torch.unravel_index(target, (8, 8, 8)), -1)
+    assert ((place.amax(1) - place.amin(1)) == 3).all()

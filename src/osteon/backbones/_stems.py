@@ -165,7 +165,9 @@ def default_patch(extent: Sequence[int]) -> int:
     """Cells of a patch on every side.
 
     Of images by the shorter side: 2 below 16, 4 below 48, 8 below 128, else 16. Of series: the power of two that
-    leaves at most 64 tokens. Of volumes: 2 below 16, 4 below 32, else 8. Lowered until it divides every side.
+    leaves at most 64 tokens. Of volumes and clips by the shortest side: 2 below 16, 4 below 32, else 8. Lowered until
+    it divides every side; of volumes and clips then doubled, while it divides them, until at most 1,024 tokens are
+    left.
     """
     least = min(extent)
     if len(extent) == 1:
@@ -179,5 +181,7 @@ def default_patch(extent: Sequence[int]) -> int:
         raise UsageError(f"No patch between {wanted // 2} and {wanted} pixels divides "
                          f"{' x '.join(map(str, dict.fromkeys(extent)))} pixels.", where="patch",
                          fix="Resize the samples to multiples of 4, or set patch.")
+    while len(extent) == 3 and math.prod(extent) > 1024 * patch**3 and all(side % (2 * patch) == 0 for side in extent):
+        patch *= 2
     return patch
 

@@ -18,6 +18,7 @@ from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.drop import DropPath, drop_rates
 from osteon.parts.norm import BatchNorm
+from osteon.parts.targets import enlarge
 from osteon.parts.types import Features
 
 CARD = Card(
@@ -25,7 +26,7 @@ CARD = Card(
     name="resnet",
     papers=("Deep Residual Learning for Image Recognition",
             "Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling"),
-    modalities=("image",),
+    modalities=("image", "volume", "video"),
     differs="The stride of a bottleneck sits on its 3 x 3 convolution, as in torchvision; images of at most 64 px get "
     "a 3 x 3 stem without pooling; batch statistics cover all ranks; resnet_tiny and resnet_mini have three stages.",
     backbones=("maps",),
@@ -41,8 +42,8 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 STRIDE_RULE = "rule: 4 for images up to 16 px, 8 up to 64 (or half, if only half divides the size), else 2 a stage"
 
-#: (height, width) of a map -> (B, height, width) bool, True = visible; None = everything is visible.
-Visible = dict[tuple[int, int], Tensor] | None
+#: Sides of a map -> (B, *sides) bool, True = visible; None = everything is visible.
+Visible = dict[tuple[int, ...], Tensor] | None
 
 
 def default_stride(size: int, stages: int, stem: int) -> int:
@@ -72,24 +73,25 @@ class Residual(nn.Module):
         stride: of the (first) 3 x 3 convolution and the shortcut.
         bottleneck: the three-convolution form.
         drop: rate of stochastic depth.
+        sides: 2 for images, 3 for volumes and clips.
     """
 
-    def __init__(self, inputs: int, width: int, stride: int, *, bottleneck: bool, drop: float) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, *, bottleneck: bool, drop: float, sides: int = 2) -> None:
         super().__init__()
         outputs = width * 4 if bottleneck else width
         shapes = ([(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)] if bottleneck
                   else [(inputs, width, 3, stride), (width, width, 3, 1)])
         self.count = len(shapes)
         for i, (a, b, kernel, step) in enumerate(shapes, 1):
-            self.add_module(f"conv{i}", _conv(a, b, kernel, step))
+            self.add_module(f"conv{i}", _conv(a, b, kernel, step, sides))
             self.add_module(f"bn{i}", BatchNorm(b))
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(_conv(inputs, outputs, 1, stride), BatchNorm(outputs))
+            self.downsample = nn.Sequential(_conv(inputs, outputs, 1, stride, sides), BatchNorm(outputs))
         self.drop_path = DropPath(drop)
 
     def forward(self, x: Tensor, visible: Visible = None) -> Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride); hidden positions come in and go out as zero."""
+        """(B, C, *sides) -> (B, C', *sides / stride); hidden positions come in and go out as zero."""
         branch = x
         for i in range(1, self.count + 1):
             branch = _sparse(self.get_submodule(f"conv{i}"), self.get_submodule(f"bn{i}"), branch, visible)
@@ -105,23 +107,24 @@ class Residual(nn.Module):
         return norm
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, sides: int) -> nn.Conv2d | nn.Conv3d:
+    kind = nn.Conv2d if sides == 2 else nn.Conv3d
+    return kind(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def _sparse(conv: nn.Module, norm: nn.Module, x: Tensor, visible: Visible) -> Tensor:
     """Convolution and norm; a norm over visible positions leaves zeros at hidden ones, so nothing leaks through."""
     x = conv(x)
-    return norm(x) if visible is None else norm(x, where=visible[(x.shape[2], x.shape[3])])
+    return norm(x) if visible is None else norm(x, where=visible[tuple(x.shape[2:])])
 
 
 class ResNet(Backbone):
-    """Residual network for images.
+    """Residual network for images, and with three-dimensional convolutions for volumes and clips.
 
     Args:
         name: the name it was built by.
         channels: number of input channels.
-        size: side of the images in pixels, or their height and width.
+        size: side of the images in pixels, or their height and width, or the three sides of other samples.
         block: ``"basic"`` or ``"bottleneck"``.
         depths: blocks a stage.
         widths: width of each stage (a bottleneck puts out four times as much).
@@ -142,9 +145,9 @@ class ResNet(Backbone):
             raise UsageError("block is basic or bottleneck, stem auto, cifar or imagenet, depths as many as widths.",
                              where=f"{name}: block={block}, stem={stem}, depths={depths}, widths={widths}")
         extent = (size, size) if isinstance(size, int) else tuple(size)
-        if len(extent) != 2:
-            raise UsageError(f"{name} takes images, not samples with {len(extent)} side{'s' * (len(extent) > 1)}.",
-                             where="backbone", fix="Choose a ViT, e.g. vit_tiny.")
+        if len(extent) not in (2, 3):
+            raise UsageError(f"{name} takes images, volumes and clips, not samples with {len(extent)} "
+                             f"side{'s' * (len(extent) > 1)}.", where="backbone", fix="Choose a ViT, e.g. vit_tiny.")
         side = min(extent)
         kind = stem if stem != "auto" else "cifar" if side <= 64 else "imagenet"
         stem_stride = 1 if kind == "cifar" else 4
@@ -162,27 +165,30 @@ class ResNet(Backbone):
 
     def _build(self, bottleneck: bool, depths: Sequence[int], widths: Sequence[int], steps: list[int], stem: str,
                drop_path: float) -> None:
-        self.conv1 = _conv(self.channels, widths[0], *((3, 1) if stem == "cifar" else (7, 2)))
+        sides = len(self.extent)
+        self.conv1 = _conv(self.channels, widths[0], *((3, 1) if stem == "cifar" else (7, 2)), sides)
         self.bn1 = BatchNorm(widths[0])
-        self.maxpool = None if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
+        pool = nn.MaxPool2d if sides == 2 else nn.MaxPool3d
+        self.maxpool = None if stem == "cifar" else pool(3, stride=2, padding=1)
         rates = iter(drop_rates(drop_path, sum(depths)))
         inputs, expansion, dims = widths[0], 4 if bottleneck else 1, []
         for i, (depth, width, step) in enumerate(zip(depths, widths, steps, strict=True), 1):
             blocks = nn.ModuleList()
             for j in range(depth):
-                blocks.append(Residual(inputs, width, 1 if j else step, bottleneck=bottleneck, drop=next(rates)))
+                blocks.append(Residual(inputs, width, 1 if j else step, bottleneck=bottleneck, drop=next(rates),
+                                       sides=sides))
                 inputs = width * expansion
             self.add_module(f"layer{i}", blocks)
             dims.append(inputs)
         self.level_dims, self.dim, self.token_dim = tuple(dims), inputs, inputs
 
     def grid(self, *extent: int) -> tuple[int, ...]:
-        """Rows and columns of the last map; sides that the stride does not divide are rounded up."""
+        """Sides of the last map, rows and columns of images; sides that the stride does not divide are rounded up."""
         return tuple(-(-side // self.stride) for side in extent)
 
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
                 mask_token: Tensor | None = None) -> Features:
-        """(B, C, H, W) -> Features; under ``mask`` hidden positions of every map are zero and count nowhere."""
+        """(B, C, *extent) -> Features; under ``mask`` hidden positions of every map are zero and count nowhere."""
         if keep is not None:
             raise self._refuse("keep: a convolution needs the whole grid", "Use mask, or a ViT such as vit_tiny.")
         if mask_token is not None:
@@ -190,12 +196,12 @@ class ResNet(Backbone):
         self._check_images(x)
         visible = None if mask is None else self._visible(mask, x)
         if visible is not None:
-            x = x.masked_fill(~visible[(x.shape[2], x.shape[3])][:, None], 0)
+            x = x.masked_fill(~visible[tuple(x.shape[2:])][:, None], 0)
         x = F.relu(_sparse(self.conv1, self.bn1, x, visible))
         if self.maxpool is not None:
             x = self.maxpool(x)
             if visible is not None:
-                x = x * visible[(x.shape[2], x.shape[3])][:, None]
+                x = x * visible[tuple(x.shape[2:])][:, None]
         levels = []
         for i in range(1, len(self.level_dims) + 1):
             for block in self.get_submodule(f"layer{i}").children():
@@ -203,20 +209,20 @@ class ResNet(Backbone):
             levels.append(x)
         tokens = x.flatten(2).transpose(1, 2)
         shown = tokens.shape[1] if mask is None else (~mask).sum(1, keepdim=True).clamp(min=1)
-        return Features(pooled=tokens.sum(1) / shown, tokens=tokens, grid=(x.shape[2], x.shape[3]), levels=levels)
+        return Features(pooled=tokens.sum(1) / shown, tokens=tokens, grid=tuple(x.shape[2:]), levels=levels)
 
-    def _visible(self, mask: Tensor, x: Tensor) -> dict[tuple[int, int], Tensor]:
+    def _visible(self, mask: Tensor, x: Tensor) -> dict[tuple[int, ...], Tensor]:
         """The visible positions at the resolution of every map, from the input's down to the last one's."""
-        rows, columns = super().grid(*x.shape[-2:])
-        self._check_mask(mask, x.shape[0], (rows, columns))
-        coarse = ~mask.reshape(-1, rows, columns)
+        grid = super().grid(*x.shape[2:])
+        self._check_mask(mask, x.shape[0], grid)
+        coarse = ~mask.reshape(-1, *grid)
         factors = [2**i for i in range(self.stride.bit_length())]
-        return {(rows * f, columns * f): coarse.repeat_interleave(f, 1).repeat_interleave(f, 2) for f in factors}
+        return {tuple(side * f for side in grid): enlarge(coarse, f) for f in factors}
 
     def _initialise(self, zero_init: bool) -> None:
         """He-normal convolutions by fan-out (He et al. 2015, arXiv:1502.01852, equation 14)."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Residual) and zero_init:
                 nn.init.zeros_(torch.as_tensor(module.last_norm().weight))

@@ -28,7 +28,7 @@ CARD = Card(
     name="vit",
     papers=("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
             "Vision Transformers Need Registers", "Going deeper with Image Transformers"),
-    modalities=("image", "sound", "series", "text", "table", "several"),
+    modalities=("image", "sound", "series", "text", "table", "volume", "video", "several"),
     differs="Fixed sine-cosine positions and the mean of the patch tokens by default (the paper: learned positions and "
     "a class token, both options here); the patch size follows the image size.",
     backbones=("tokens",),
@@ -330,7 +330,7 @@ class ViT(Backbone):
 def _patch_note(patch: int, grid: tuple[int, ...], *, asked: bool) -> str:
     """Which patch, and by which rule."""
     sides, rule = len(grid), {1: "at most 64 tokens", 2: "2 px below 16, 4 below 48, 8 below 128, else 16",
-                              3: "2 below 16, 4 below 32, else 8"}[len(grid)]
+                              3: "2 below 16, 4 below 32, else 8; more if over 1,024 tokens"}[len(grid)]
     return (f"patch {' x '.join([str(patch)] * sides)}{' px' if sides == 2 else ''}, so {' x '.join(map(str, grid))} "
             f"tokens: {'as asked' if asked else 'rule: ' + rule}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ def walk(root: Path, suffixes: frozenset[str]) -> Walk:
             if entry.is_dir():
                 below.append(path)
                 continue
-            suffix = os.path.splitext(entry.name)[1].lower()
+            suffix = ending(entry.name)
             if suffix not in suffixes:
                 found.others[suffix or "(no ending)"] += 1
                 continue
@@ -64,6 +65,17 @@ def walk(root: Path, suffixes: frozenset[str]) -> Walk:
         stack.extend(reversed(below))
     found.files.sort()
     return found
+
+
+def ending(name: str) -> str:
+    """The ending of a file's name in lower case; of compressed files both parts, such as ``.nii.gz``."""
+    stem, last = os.path.splitext(name.lower())
+    return os.path.splitext(stem)[1] + last if last == ".gz" else last
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts ``frame2`` before ``frame10``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def show(parts: tuple[str, ...]) -> str:
@@ -82,14 +94,44 @@ def list_folder(root: Path, source: str, *, suffixes: frozenset[str] = SUFFIXES,
         samples: what they are called.
     """
     found = walk(root, suffixes)
-    if not found.files:
-        if found.skipped:
-            first = found.skipped[0]
-            raise DataError(f"No readable {one_of(samples)} in this folder; {first.id} {first.reason}.",
-                            where=source, fix="Check the permissions and links.")
+    if not _any(found, source, samples):
         return None
-    paths = [path for path, _, _ in found.files]
-    notes = []
+    stamp = digest(root.resolve(), *(f"{'/'.join(path)}|{size}|{time}" for path, size, time in found.files))
+    return _named_by_place(found, [path for path, _, _ in found.files], source, samples, stamp)
+
+
+def list_series(root: Path, source: str, *, suffixes: frozenset[str], samples: str) -> Listing | None:
+    """Folders of files under a folder, each one sample, such as the slices of a scan; None when there is none.
+
+    Args:
+        root: the folder; it is the only sample where files lie in it and nowhere else.
+        source: as given by the user.
+        suffixes: endings of the files that count.
+        samples: what the samples are called.
+    """
+    found = walk(root, suffixes)
+    if not _any(found, source, samples):
+        return None
+    paths = sorted({path[:-1] for path, _, _ in found.files}, key=lambda path: [natural(part) for part in path])
+    if () in paths and len(paths) > 1:
+        raise DataError(f"Files lie in the folder itself and in its subfolders, so which of them are one of the "
+                        f"{samples} is unknown.", where=source, fix=f"Give each of the {samples} a folder of its own.")
+    stamp = digest(root.resolve(), *(f"{'/'.join(path)}|{size}|{time}" for path, size, time in found.files))
+    return _named_by_place(found, paths, source, samples, stamp)
+
+
+def _any(found: Walk, source: str, samples: str) -> bool:
+    """Whether there are files; DataError when what there is cannot be read."""
+    if not found.files and found.skipped:
+        first = found.skipped[0]
+        raise DataError(f"No readable {one_of(samples)} in this folder; {first.id} {first.reason}.",
+                        where=source, fix="Check the permissions and links.")
+    return bool(found.files)
+
+
+def _named_by_place(found: Walk, paths: list[tuple[str, ...]], source: str, samples: str, stamp: str) -> Listing:
+    """A listing of files or folders: splits and classes by the folders they lie in."""
+    root, notes = found.root, list[str]()
     splits: list[str] | None = None
     inner = paths
     if all(len(path) > 1 and path[0].lower() in SPLIT_NAMES for path in paths):
@@ -107,7 +149,6 @@ def list_folder(root: Path, source: str, *, suffixes: frozenset[str] = SUFFIXES,
         notes.append(f"ignored: {sum(found.others.values()):,} files that are not {samples} by their ending ({kinds})")
     if found.repeated:
         notes.append(f"links: {found.repeated} folders seen already through a link were not entered again")
-    stamp = digest(root.resolve(), *(f"{'/'.join(path)}|{size}|{time}" for path, size, time in found.files))
-    return Listing(source, unique_ids(show(path) for path in paths), lambda i: root.joinpath(*paths[i]), stamp,
-                   labels=[show((label,)) for label in labels] if labels else None, split=splits,
+    return Listing(source, unique_ids(show(path) or root.name for path in paths), lambda i: root.joinpath(*paths[i]),
+                   stamp, labels=[show((label,)) for label in labels] if labels else None, split=splits,
                    skipped=found.skipped, notes=notes)

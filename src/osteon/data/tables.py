@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from osteon.core.errors import DataError, nearest
-from osteon.data.folders import SPLIT_NAMES, walk
+from osteon.data.folders import SPLIT_NAMES, ending, walk
 from osteon.data.listing import Listing, RawLabel, digest, unique_ids
 from osteon.modalities import Payload
 
-_PATHS = ("path", "file", "file_name", "filename", "image", "sound")
+_PATHS = ("path", "file", "file_name", "filename", "image", "sound", "video")
 _IMAGES = ("image", "img", "bytes", "path", "file", "file_name", "filename")
 _LABELS = ("label", "labels")
 _COLUMNS = "path (or file, image, bytes), and where known label (or labels), group, split"
@@ -69,7 +69,7 @@ def path_suffixes(path: Path) -> set[str]:
         return set()
     columns = [name.strip().lower() for name in names]
     key = next((columns.index(name) for name in _PATHS if name in columns), None)
-    return set() if key is None or key >= len(cells) else {os.path.splitext(cells[key].strip())[1].lower()}
+    return set() if key is None or key >= len(cells) else {ending(cells[key].strip())}
 
 
 def list_parquet(files: Sequence[Path], source: str, root: Path) -> Listing:

@@ -27,7 +27,7 @@ CARD = Card(
     kind="objective",
     name="droppos",
     papers=("DropPos: Pre-Training Vision Transformers by Reconstructing Dropped Positions",),
-    modalities=("image", "sound", "series", "text"),
+    modalities=("image", "sound", "series", "text", "volume", "video"),
     differs="Soft targets sum to 1 in every row; the authors' code divides by the sums of the wrong axis, so that "
     "theirs range from 0.89 to 1.11. Without a class token the mean of the patch tokens takes its place in the "
     "weights. The Gaussian narrows by the step, not by the epoch. The decoder is half as wide as the encoder (at least "

@@ -76,8 +76,8 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 class BatchNorm(nn.Module):
     """Batch normalisation whose training statistics cover all ranks, on any device.
 
-    The feature axis is the last one of (B, C) and (B, N, C) inputs and the second of (B, C, H, W) inputs. On one
-    process it is PyTorch's own batch norm. Parameter and buffer names are PyTorch's, so weights interchange.
+    The feature axis is the last one of (B, C) and (B, N, C) inputs and the second of (B, C, H, W) and (B, C, D, H, W).
+    On one process it is PyTorch's own batch norm. Parameter and buffer names are PyTorch's, so weights interchange.
 
     Args:
         channels: number of features C.
@@ -105,14 +105,14 @@ class BatchNorm(nn.Module):
         """Normalise per feature; the output has the shape of ``x``.
 
         Args:
-            x: (B, C), (B, N, C) or (B, C, H, W).
-            where: bool, True = visible: (B,), (B, N) or (B, H, W) respectively. Hidden positions count in no statistic
-                and come out as zero.
+            x: (B, C), (B, N, C), (B, C, H, W) or (B, C, D, H, W).
+            where: bool, True = visible: (B,), (B, N), (B, H, W) or (B, D, H, W) respectively. Hidden positions count in
+                no statistic and come out as zero.
         """
-        axis = 1 if x.dim() == 4 else x.dim() - 1
-        if x.dim() not in (2, 3, 4) or x.shape[axis] != self.channels:
+        axis = 1 if x.dim() >= 4 else x.dim() - 1
+        if x.dim() not in (2, 3, 4, 5) or x.shape[axis] != self.channels:
             raise UsageError(f"BatchNorm over {self.channels} features got a tensor of shape {tuple(x.shape)}.",
-                             fix="Expected (B, C), (B, N, C) or (B, C, H, W).")
+                             fix="Expected (B, C), (B, N, C), (B, C, H, W) or (B, C, D, H, W).")
         if where is None:
             if x.dim() != 3:
                 return self._normalise(x)
@@ -125,7 +125,7 @@ class BatchNorm(nn.Module):
 
     def _visible(self, x: Tensor, where: Tensor) -> Tensor:
         """Normalise the rows of visible positions alone and put zeros elsewhere."""
-        last = x.movedim(1, -1) if x.dim() == 4 else x
+        last = x.movedim(1, -1) if x.dim() >= 4 else x
         if where.shape != last.shape[:-1] or where.dtype != torch.bool:
             raise UsageError(f"where must be a bool tensor of shape {tuple(last.shape[:-1])}.",
                              where=f"{where.dtype} {tuple(where.shape)}")
@@ -133,10 +133,10 @@ class BatchNorm(nn.Module):
         flat = last.reshape(-1, self.channels)
         rows = self._normalise(flat.index_select(0, index))
         out = rows.new_zeros(flat.shape).index_copy(0, index, rows).reshape(last.shape)
-        return out.movedim(-1, 1) if x.dim() == 4 else out
+        return out.movedim(-1, 1) if x.dim() >= 4 else out
 
     def _normalise(self, x: Tensor) -> Tensor:
-        """(R, C) or (B, C, H, W) with every position visible."""
+        """(R, C), (B, C, H, W) or (B, C, D, H, W) with every position visible."""
         if self.training:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -151,7 +151,7 @@ class BatchNorm(nn.Module):
 
     def _precisely(self, x: Tensor) -> Tensor:
         """Training-mode normalisation of what PyTorch's CPU kernel would sum carelessly."""
-        rows = x.permute(0, 2, 3, 1).reshape(-1, self.channels) if x.dim() == 4 else x
+        rows = x.movedim(1, -1).reshape(-1, self.channels) if x.dim() >= 4 else x
         weight = x.new_ones(self.channels) if self.weight is None else self.weight
         bias = x.new_zeros(self.channels) if self.bias is None else self.bias
         out, mean, var = _ByRows.apply(rows, weight, bias, self.eps)
@@ -160,12 +160,12 @@ class BatchNorm(nn.Module):
             self.running_var.lerp_((var * (len(rows) / (len(rows) - 1))).to(self.running_var.dtype), self.momentum)
         if x.dim() == 2:
             return out
-        return out.view(x.shape[0], x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2)
+        return out.view(x.shape[0], *x.shape[2:], -1).movedim(-1, 1)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         """Training-mode normalisation with the statistics of the global batch (two passes, in float32 or wider)."""
-        axes = (0, 2, 3) if x.dim() == 4 else (0,)
-        shape = (1, -1, 1, 1) if x.dim() == 4 else (1, -1)
+        axes = (0, *range(2, x.dim()))
+        shape = (1, -1, *[1] * (x.dim() - 2))
         with torch.autocast(x.device.type, enabled=False):
             wide = x if x.dtype == torch.float64 else x.float()
             seen = x.numel() // self.channels
@@ -196,5 +196,5 @@ def _by_rows(x: Tensor) -> bool:
     """Whether the values of a feature lie apart in memory and are many."""
     if x.dim() == 2:
         return len(x) >= MANY
-    return (x.numel() // x.shape[1] >= MANY and x.is_contiguous(memory_format=torch.channels_last)
-            and not x.is_contiguous())
+    layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return x.numel() // x.shape[1] >= MANY and x.is_contiguous(memory_format=layout) and not x.is_contiguous()

@@ -24,6 +24,13 @@ def unpatchify(tokens: Tensor, patch: int, grid: tuple[int, ...]) -> Tensor:
     return x.permute(order).reshape(tokens.shape[0], -1, *(side * patch for side in grid))
 
 
+def enlarge(cells: Tensor, factor: int) -> Tensor:
+    """Every cell of a grid (B, *grid) repeated ``factor`` times along each side: (B, *grid * factor)."""
+    for side in range(1, cells.dim()):
+        cells = cells.repeat_interleave(factor, side)
+    return cells
+
+
 def standardise_patches(tokens: Tensor, eps: float = 1e-6) -> Tensor:
     """Subtract each patch's mean and divide by its unbiased standard deviation (MAE, "normalised pixels")."""
     mean = tokens.mean(-1, keepdim=True)

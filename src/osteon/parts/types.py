@@ -63,10 +63,12 @@ class Geometry:
     Args:
         box: (B, 4) float x0, y0, x1, y1 as fractions of the source image; of a sample with one side, y is 0 and 1.
         flip: (B,) bool, True where the view is mirrored left-right.
+        depth: (B, 2) float z0, z1 of the first side of a sample with three sides, as fractions; None of others.
     """
 
     box: Tensor
     flip: Tensor
+    depth: Tensor | None = None
 
 
 @dataclass

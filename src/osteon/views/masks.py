@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from osteon.core.errors import UsageError
+from osteon.parts.targets import enlarge
 from osteon.parts.types import Draws
 
 #: Sides of a grid of tokens: (rows, columns) for images, one number for a sequence.
@@ -90,9 +91,7 @@ def block_mask(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = N
     # The slack keeps float products such as 0.28 * 25 = 7.000000000000001 from counting one more.
     count = math.ceil(ratio * cells - 1e-9)
     mask = random_mask(coarse, count / cells, draws, scores).view(-1, *coarse)
-    for side in range(1, 1 + len(grid)):
-        mask = mask.repeat_interleave(unit, side)
-    return mask.flatten(1)
+    return enlarge(mask, unit).flatten(1)
 
 
 def rectangles(grid: Grid, ratio: float, draws: Draws, scores: Tensor | None = None, *,
@@ -201,7 +200,8 @@ def ijepa_blocks(grid: Grid, draws: Draws, *, targets: int = 4, target_scale: tu
     would leave nothing at all (grids of a few tokens), the last targets may overlap that sample's context.
 
     Args:
-        grid: (rows, columns) of tokens, or the length of a sequence, whose blocks are spans.
+        grid: (rows, columns) of tokens, or the length of a sequence, whose blocks are spans, or the three sides of a
+            volume or clip, whose blocks are cuboids: of the first side they take the cube root of their share.
         draws: the stream.
         targets: number of target blocks.
         target_scale: share of the grid in a target block.
@@ -216,7 +216,7 @@ def ijepa_blocks(grid: Grid, draws: Draws, *, targets: int = 4, target_scale: tu
     if len(grid) == 1:
         grid = (1, *grid)
     tokens = math.prod(grid)
-    if tokens < 4 or targets < 1 or len(grid) > 2:
+    if tokens < 4 or targets < 1 or len(grid) > 3:
         raise UsageError(f"A grid of {' x '.join(map(str, grid))} tokens cannot be split into {targets} targets and a "
                          "context.",
                          where="ijepa_blocks", fix="Use smaller patches, at least one target, and 4 tokens or more.")
@@ -226,7 +226,7 @@ def ijepa_blocks(grid: Grid, draws: Draws, *, targets: int = 4, target_scale: tu
     small = _block_size(grid, target_scale[0] + (target_scale[1] - target_scale[0]) * float(u[0]), aspect)
     large = _block_size(grid, context_scale[0] + (context_scale[1] - context_scale[0]) * float(u[2]), 1.0)
     # Everything below is for the global batch, on the CPU: the cut must be the same on every process.
-    place = torch.rand(draws.total, tries, targets + 1, 2, generator=draws.generator())
+    place = torch.rand(draws.total, tries, targets + 1, len(grid), generator=draws.generator())
     blocks = _covered(grid, small, place[:, :, :targets])
     around = _covered(grid, large, place[:, :, targets])
     left = (around & ~blocks.any(2)).sum(-1)
@@ -248,7 +248,10 @@ def ijepa_blocks(grid: Grid, draws: Draws, *, targets: int = 4, target_scale: tu
 
 
 def _block_size(grid: Grid, share: float, aspect: float) -> Grid:
-    """(height, width) of a block of about ``share`` of the grid, smaller than the grid as in the paper's code."""
+    """Sides of a block of about ``share`` of the grid, smaller than the grid as in the paper's code."""
+    if len(grid) == 3:
+        deep = min(max(1, round(share ** (1 / 3) * grid[0])), max(1, grid[0] - 1))
+        return deep, *_block_size(grid[1:], share * grid[0] / deep if grid[0] > 1 else share, aspect)
     area = share * grid[0] * grid[1]
     if grid[0] == 1:
         return 1, min(max(1, round(area)), max(1, grid[1] - 1))
@@ -257,10 +260,11 @@ def _block_size(grid: Grid, share: float, aspect: float) -> Grid:
 
 
 def _covered(grid: Grid, size: Grid, place: Tensor) -> Tensor:
-    """Tokens of a block placed at ``place`` (..., 2) in [0, 1): (..., N) bool."""
-    top = (place[..., 0] * (grid[0] - size[0] + 1)).floor()[..., None]
-    left = (place[..., 1] * (grid[1] - size[1] + 1)).floor()[..., None]
-    r, c = torch.arange(grid[0]), torch.arange(grid[1])
-    in_rows = (r >= top) & (r < top + size[0])
-    in_columns = (c >= left) & (c < left + size[1])
-    return (in_rows[..., :, None] & in_columns[..., None, :]).flatten(-2)
+    """Tokens of a block placed at ``place`` (..., sides) in [0, 1): (..., N) bool."""
+    inside = torch.ones(*place.shape[:-1], *[1] * len(grid), dtype=torch.bool)
+    for side, (cells, length) in enumerate(zip(grid, size, strict=True)):
+        start = (place[..., side] * (cells - length + 1)).floor()[..., None]
+        cell = torch.arange(cells)
+        within = (cell >= start) & (cell < start + length)
+        inside = inside & within.view(*place.shape[:-1], *(cells if s == side else 1 for s in range(len(grid))))
+    return inside.flatten(-len(grid))
