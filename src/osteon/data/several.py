@@ -135,7 +135,7 @@ def cut(listing: Listing, *, like: DataSpec | None, options: Mapping[str, Any]) 
         texts = [bundles[i][name] for i in rows]
         part = Listing(listing.source, [str(i) for i in rows], texts.__getitem__, listing.stamp, modality=name,
                        traits={"documents": "file"})
-        asked = check_options(name, {k: v for k, v in options.items() if k in codec(name).options})
+        asked = _own(name, options)
         asked |= {"documents": "file"} if "documents" in asked else {}
         made = reader(part, like=known.get(name), options=asked)
         for k, i in enumerate(map(int, made.ids)):
@@ -150,6 +150,12 @@ def cut(listing: Listing, *, like: DataSpec | None, options: Mapping[str, Any]) 
     return replace(taken, payload=lambda k: cast(Payload, bundles[kept[k]]), stamp=digest(*stamps, *names), notes=notes,
                    traits={"names": names, "own": traits},
                    skipped=[*listing.skipped, *(Skipped(listing.ids[i], why) for i, why in sorted(gone.items()))])
+
+
+def _own(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a member's modality: those that were asked for, and its own defaults."""
+    known = codec(name).options
+    return check_options(name, {k: v for k, v in options.items() if k in known and v != OPTIONS[k]})
 
 
 @dataclass
@@ -201,7 +207,7 @@ def _plan(headers: dict[int, Bundle], *, size: int | None, like: DataSpec | None
         if not own:
             plan.members[name] = _Absent((known[name].channels, *known[name].extent))
             continue
-        asked = check_options(name, {k: v for k, v in options.items() if k in codec(name).options})
+        asked = _own(name, options)
         plan.members[name] = codec(name).plan(own, size=size if name == "image" else None,
                                               like=known.get(name), source=source, options=asked)
         plan.rejected |= {i: f"{name} {why}" for i, why in plan.members[name].rejected.items()}
