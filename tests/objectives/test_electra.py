@@ -145,6 +145,25 @@ def test_the_discriminator_teaches_the_generator_nothing_and_the_words_are_share
     assert sum(p.shape[0] == V and p.dim() == 2 for p in make().parameters()) == 1  # one table of words
 
 
+def test_gradient_of_the_words_is_the_slope_of_the_generators_loss():
+    objective = make()
+    objective.weight, objective.generator_weight = 0.0, 1.0
+    words = objective.backbone.patch_embed.proj.weight
+    for row in (1, 6):  # <mask>, which the generator only reads; a word, which it reads and predicts
+        way = torch.zeros_like(words)
+        way[row] = torch.randn(words.shape[1], generator=torch.Generator().manual_seed(row))
+        objective.zero_grad()
+        objective(texts(), STEP).total.backward()
+        slope = float((words.grad * way).sum())
+        with torch.no_grad():
+            ends = []
+            for step in (1e-3, -1e-3):
+                words.add_(step * way)
+                ends.append(float(objective(texts(), STEP).total))
+                words.sub_(step * way)
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=0.05, abs=2e-3)
+
+
 def test_the_table_scores_words_by_the_shared_vectors():
     objective = make()
     scores = objective.generate(texts()["text"][:, 0].long(), draws_of(8))[2]

@@ -32,6 +32,15 @@ def test_visible_tokens_add_up_and_follow_the_shares():
     assert (shown.float().mean(0)[:16] - 6 / 16).abs().max() < 0.15  # every token as often as the others
 
 
+def test_within_a_member_the_order_is_the_noise():
+    order = noise(3)
+    shown = visible_tokens(COUNTS, torch.ones(3, 56, dtype=torch.bool), torch.full((3, 3), 1 / 3),
+                           torch.full((3,), 9), order)
+    for part, values in zip(shown.split(COUNTS, 1), order.split(COUNTS, 1), strict=True):
+        for row, value in zip(part, values, strict=True):
+            assert row.sum() == 3 and set(row.nonzero()[:, 0].tolist()) == set(value.argsort()[:3].tolist())
+
+
 def test_what_a_member_has_too_little_of_goes_to_the_others():
     present = torch.ones(3, 56, dtype=torch.bool)
     present[1, 16:48] = False

@@ -126,6 +126,12 @@ def test_across_volumes_the_teacher_says_what_the_student_should():
     assert float(got.parts["between"]) < 1e-6  # a student that agrees with its teacher pays nothing
     encoded["t"] = normal(3, 6, 8, seed=1)
     assert float(method.score(encoded, Step(0, 1, 0)).parts["between"]) > 0.1
+    loss = method.score(encoded, Step(0, 1, 0))
+    other = encoded["t"][[1, 2, 0], :4]  # the next sample's base crops by the teacher
+    want = sum(position_terms(similarity(z[:, 4:], other), similarity(encoded["t"][:, 4:], other), squares=False))
+    torch.testing.assert_close(loss.parts["between"], want)
+    torch.testing.assert_close(loss.total, loss.parts["within"] + loss.parts["between"] + loss.parts["bases"])
+    assert float(loss.parts["bases"]) > 0
     with pytest.raises(UsageError, match="one sample"):
         method.score({k: v[:1] for k, v in encoded.items()}, Step(0, 1, 0))
 
