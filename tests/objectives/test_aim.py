@@ -20,7 +20,8 @@ from tests.objectives.pairs import (
 
 from osteon.backbones import Backbone, build_backbone
 from osteon.core.errors import UsageError
-from osteon.objectives.aim import AIM, PatchHead, draw_prefix, prefix_attention
+from osteon.objectives.aim import AIM, PatchHead, draw_prefix
+from osteon.parts.attend import prefix_attention
 from osteon.parts.targets import patchify
 from osteon.parts.types import Draws, Step
 
@@ -36,18 +37,6 @@ def special(pool: str = "cls") -> Backbone:
 
 def hidden_after(prefix: list[int], tokens: int = 16) -> torch.Tensor:
     return torch.arange(tokens) >= torch.tensor(prefix)[:, None]
-
-
-def test_attention_of_a_prefix_of_two_by_hand():
-    expected = [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
-    free = torch.tensor([[True, True, False, False]])
-    assert prefix_attention(free)[0].int().tolist() == expected
-
-
-def test_a_prefix_of_one_is_causal_and_a_prefix_of_all_is_free():
-    free = torch.tensor([[True, False, False], [True, True, True]])
-    causal, everything = prefix_attention(free)
-    assert torch.equal(causal, torch.ones(3, 3, dtype=torch.bool).tril()) and everything.all()
 
 
 def test_prefixes_are_uniform_between_one_and_all_but_one():

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from osteon.backbones import build_backbone
 from osteon.core.errors import UsageError
-from osteon.objectives.electra import ELECTRA, draw_places, narrow, rewrite, sample
+from osteon.objectives.electra import ELECTRA, narrow, rewrite, sample
 from osteon.parts.types import DataSpec, Draws, Step
 
 STEP, V, N = Step(0, 10, seed=3), 13, 20
@@ -52,17 +52,6 @@ def test_sampling_follows_the_softmax():
     assert sample(never, torch.tensor([[0.0]])).item() == 1 and sample(never, torch.tensor([[0.999999]])).item() == 1
     free = torch.randn(1, 1, 4, requires_grad=True)
     assert not sample(free, torch.zeros(1, 1)).requires_grad
-
-
-def test_a_rounded_share_of_what_is_written_is_drawn():
-    tokens = texts(20, 13, 7, 2, 0)["text"][:, 0].long()
-    places, counted = draw_places(tokens, 0.15, draws_of(5))
-    assert places.shape == (5, 3) and counted.sum(1).tolist() == [3, 2, 1, 1, 0]  # 3, 1.95, 1.05, 0.3 but one, none
-    assert (tokens.gather(1, places)[counted] > 0).all()
-    assert all(len(set(row.tolist())) == 3 for row in places)
-    many = draw_places(texts(*[20] * 500)["text"][:, 0].long(), 0.15, draws_of(500))[0]
-    share = torch.bincount(many.flatten(), minlength=N) / 500
-    assert (share > 0.09).all() and (share < 0.21).all()
 
 
 def test_losses_by_a_loop():

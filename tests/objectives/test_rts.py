@@ -1,4 +1,4 @@
-"""RTS and SLM: what is exchanged for what, and which tokens the loss is over."""
+"""RTS, C-RTS and SLM: what is exchanged for what, and which tokens the loss is over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from osteon.backbones import build_backbone
 from osteon.core.errors import UsageError
-from osteon.objectives.rts import RTS, exchange
+from osteon.objectives.rts import RTS, confusion_odds, exchange, exchange_by_cluster
 from osteon.parts.types import DataSpec, Draws, Step
 
 STEP, V, N = Step(0, 10, seed=3), 9, 20
@@ -80,7 +80,7 @@ def test_the_network_sees_the_exchanged_text_and_no_mask():
     assert not (seen[0] == 1).any()
 
 
-@pytest.mark.parametrize("task", ["rts", "slm"])
+@pytest.mark.parametrize("task", ["rts", "crts", "slm"])
 def test_gradient_reaches_everything_and_the_empty_text_gives_zero(task):
     objective = make(task=task)
     objective(texts(), STEP).total.backward()
@@ -93,7 +93,79 @@ def test_heads():
     assert make().head.out_features == 1 and make(task="slm").head.out_features == V
 
 
-@pytest.mark.parametrize("options", [{"task": "mlm"}, {"ratio": 0.0}, {"ratio": 1.0}, {"vocabulary": 4}])
+def test_odds_of_confusion_by_hand():
+    counts = torch.tensor([[0, 5, 10], [7, 7, 7], [0, 0, 4]])
+    odds = confusion_odds(counts, 2.0, torch.tensor([4, 2, 1]))
+    e = torch.tensor([0.0, 1.0, 2.0]).double().exp()
+    torch.testing.assert_close(odds[0], e / e.sum())
+    torch.testing.assert_close(odds[2], torch.stack([e[0], e[0], e[2]]) / (2 + e[2]))
+    torch.testing.assert_close(odds[1], torch.full((3,), 1 / 3).double())  # nothing tells the clusters apart
+    empty = confusion_odds(counts, 2.0, torch.tensor([4, 0, 1]))
+    torch.testing.assert_close(empty[0], torch.tensor([1.0, 0.0, e[2]]).double() / (1 + e[2]))
+    assert (confusion_odds(counts, 0.0, torch.tensor([4, 2, 1])) - 1 / 3).abs().max() < 1e-6
+
+
+def test_words_come_from_the_cluster_drawn_all_of_it_alike_and_never_the_word_itself():
+    # Words 3 to 8 in the clusters {3, 5, 8}, {4}, {6, 7}; the numbers of the special ones do not count.
+    clusters = torch.tensor([2, 2, 2, 0, 1, 0, 2, 2, 0])
+    odds = torch.tensor([[0.5, 0.2, 0.3], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).double()
+    tokens = torch.tensor([3, 4, 6, 0]).repeat_interleave(4000 * 5).view(4000 * 4, 5)
+    given, fake, pair = exchange_by_cluster(tokens, 0.5, clusters, odds, draws_of(4000 * 4))
+    assert torch.equal(fake, given != tokens) and torch.equal(given[tokens == 0], tokens[tokens == 0])
+    three = torch.bincount(given[(tokens == 3) & fake], minlength=V).double()
+    expected = torch.tensor([0, 0, 0, 0, 0.2, 0.25, 0.15, 0.15, 0.25]).double()
+    assert (three / three.sum() - expected).abs().max() < 0.02
+    assert abs(fake[tokens == 3].float().mean() - 0.5) < 0.02
+    assert not fake[tokens == 4].any()  # all that its cluster holds
+    assert set(given[(tokens == 6) & fake].tolist()) == {7}
+    at = (tokens == 3) & fake
+    assert torch.equal(pair[at], clusters[given[at]]) and (pair[(tokens == 6) & fake] == 8).all()
+
+
+def test_what_was_not_noticed_is_counted_once_a_step_and_forgotten_with_the_clusters():
+    objective, batch = make(task="crts", clusters=3, recluster=0.5), texts()
+    with torch.no_grad():
+        objective.head.bias.fill_(-99.0)  # notices nothing
+    assert objective.clusters.shape == (V,) and objective.counts.shape == (3, 3)
+    assert set(objective.clusters[3:].tolist()) == {0, 1, 2}
+    for index in range(3):
+        draws = Draws(Step(index, 10, 3), torch.arange(8), 8)
+        _, fake, pair = objective.exchanged(batch["text"][:, 0].long(), draws)
+        expected = objective.counts + pair[fake].bincount(minlength=9).view(3, 3)
+        objective(batch, Step(index, 10, 3))
+        objective(batch, Step(index, 10, 3))
+        objective.after_step(Step(index, 10, 3))
+        assert torch.equal(objective.counts, expected) and fake.any()
+    with torch.no_grad():
+        objective.head.bias.fill_(99.0)  # notices everything
+    before = objective.counts.clone()
+    objective(batch, Step(3, 10, 3))
+    objective.after_step(Step(3, 10, 3))
+    assert torch.equal(objective.counts, before)
+    with torch.no_grad():
+        objective.backbone.patch_embed.proj.weight[3:6] = torch.eye(16)[:3] * 9
+        objective.backbone.patch_embed.proj.weight[6:] = torch.eye(16)[:3] * 5
+    objective.after_step(Step(4, 10, 3))  # half of the steps are done
+    assert objective.counts.sum() == 0
+    new = objective.clusters[3:].tolist()
+    assert new[:3] == new[3:] and len(set(new)) == 3
+
+
+def test_confusion_draws_words_to_where_it_is():
+    objective = make(task="crts", clusters=3, ratio=0.9)
+    objective.counts[:] = torch.tensor([0, 0, 10**6])
+    objective.beta = 50.0
+    tokens = texts(200)["text"][:, 0].long()
+    given, fake, _ = objective.exchanged(tokens, draws_of(200))
+    assert fake.any() and (objective.clusters[given[fake]] == 2).all()
+
+
+def test_more_clusters_than_words_are_as_many_as_words():
+    assert make(task="crts", clusters=100).counts.shape == (6, 6)
+
+
+@pytest.mark.parametrize("options", [{"clusters": 1}, {"beta": -1.0}, {"recluster": 2.0}, {"task": "mlm"},
+                                     {"ratio": 0.0}, {"ratio": 1.0}, {"vocabulary": 4}])
 def test_impossible_options(options):
     with pytest.raises(UsageError):
         make(**options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from osteon.data.listing import Skipped, digest, raw_bytes
 from osteon.data.splits import class_weights
 from osteon.modalities._measure import measure, scale_of
 from osteon.parts.types import DataSpec
+
+if TYPE_CHECKING:
+    from osteon.data.mixture import Mixture
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Dataset:
         split: part of the source each image belongs to; or None.
         skipped: what could not be used, with reasons.
         notes: every automatic choice with its rule, to be printed.
+        mixture: which rows each step takes, where several sources are mixed.
     """
 
     images: np.ndarray
@@ -47,6 +51,7 @@ class Dataset:
     split: list[str] | None = None
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    mixture: Mixture | None = None
 
     @property
     def modality(self) -> str:
@@ -120,7 +125,7 @@ class Dataset:
             return None if values is None else [values[i] for i in rows]
 
         return replace(self, images=images, ids=[self.ids[i] for i in rows], labels=labels, groups=pick(self.groups),
-                       split=pick(self.split), skipped=[], notes=list(self.notes),
+                       split=pick(self.split), skipped=[], notes=list(self.notes), mixture=None,
                        fingerprint=digest(self.fingerprint, rows.tobytes().hex()),
                        spec=replace(self.spec, class_weights=weights))
 

@@ -25,6 +25,8 @@ class Loader:
     epoch of as many samples shows 1 / R of the images (repeated augmentation: Hoffer et al. 2020, arXiv:1901.09335;
     Berman et al. 2019, arXiv:1902.05509).
 
+    Where several sources are mixed, ``dataset.mixture`` says instead which rows a step takes.
+
     Args:
         dataset: what to deliver.
         batch_size: global batch size B, over all ranks.
@@ -51,6 +53,8 @@ class Loader:
         if repeats < 1 or batch_size % repeats:
             raise UsageError(f"A batch of {batch_size} cannot hold every image {repeats} times.", where="repeats",
                              fix=f"Choose a batch size that is a multiple of {max(1, repeats)}.")
+        if dataset.mixture is not None:
+            dataset.mixture.check(batch_size // repeats)
         self.repeats = repeats
         self.dataset, self.batch_size, self.seed, self.rank, self.world = dataset, batch_size, seed, rank, world
         local = batch_size // world
@@ -64,12 +68,14 @@ class Loader:
 
     def rows(self, step: int) -> np.ndarray:
         """Dataset indices of the whole global batch of a step, (B,) int64."""
+        distinct = self.batch_size // self.repeats
+        if self.dataset.mixture is not None:
+            return np.tile(self.dataset.mixture.rows(step, distinct, self.seed), self.repeats)
         epoch, place = divmod(step, self.steps_per_epoch)
         held = self._held
         if held is None or held[0] != epoch:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
             self._held = held = (epoch, order)
-        distinct = self.batch_size // self.repeats
         return np.tile(held[1][place * distinct:(place + 1) * distinct], self.repeats)
 
     def at(self, step: int) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from osteon.backbones import Backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.objectives._masked import Masked
+from osteon.parts.attend import prefix_attention
 from osteon.parts.targets import standardise_patches, unstandardise_patches
 from osteon.parts.transformer import Mlp
 from osteon.parts.types import DataSpec, Draws
@@ -40,20 +41,6 @@ CARD = Card(
 def draw_prefix(tokens: int, draws: Draws) -> Tensor:
     """Length of each sample's prefix, uniform in {1, ..., tokens - 1}: (B,) int64."""
     return (draws.rand() * (tokens - 1)).long().clamp(max=tokens - 2) + 1
-
-
-def prefix_attention(free: Tensor) -> Tensor:
-    """Who may attend to whom: all to the prefix, and every token to itself and what comes before it.
-
-    Args:
-        free: (B, M) bool, True = belongs to the prefix.
-
-    Returns:
-        (B, M, M) bool, True = the row may attend to the column.
-    """
-    m = free.shape[1]
-    past = torch.ones(m, m, dtype=torch.bool, device=free.device).tril()
-    return past | free[:, None]
 
 
 class PatchHead(nn.Module):

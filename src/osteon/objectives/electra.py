@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from osteon.backbones import Backbone, build_backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
+from osteon.parts.cloze import draw_places
 from osteon.parts.objective import Objective
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
 from osteon.parts.words import MASK, PAD
@@ -32,19 +33,6 @@ CARD = Card(
     backbones=("tokens",),
     cost="1 forward on all tokens, and 1 of a generator of a quarter of the width",
 )
-
-
-def draw_places(tokens: Tensor, ratio: float, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Which tokens (B, N) are to be predicted: ``round(ratio * n)`` of the n that are no padding, one at least.
-
-    Returns:
-        (B, K) int64 places, K being the count of a text without padding, and (B, K) bool, which of them count.
-    """
-    written = tokens != PAD
-    key = draws.rand(tokens.shape[1]).to(tokens.device).masked_fill(~written, 2.0)
-    most = max(1, round(ratio * tokens.shape[1]))
-    count = (ratio * written.sum(1).double()).round().clamp(min=1, max=most).minimum(written.sum(1))
-    return key.argsort(1)[:, :most], torch.arange(most, device=tokens.device) < count[:, None]
 
 
 def sample(scores: Tensor, uniform: Tensor) -> Tensor:

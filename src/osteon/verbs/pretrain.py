@@ -19,9 +19,11 @@ from osteon.core.options import coerce
 from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
-from osteon.data import Dataset, open_source
+from osteon.data import Dataset
 from osteon.data.codec import modality_options
 from osteon.data.ids import split_ids
+from osteon.data.mixture import OPTIONS as MIXING
+from osteon.data.mixture import open_mixed, read_shares
 from osteon.modalities import find
 from osteon.parts.low_rank import train_low_rank
 from osteon.parts.objective import Objective
@@ -159,7 +161,10 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
     for key in ARGUMENTS:  # `--set steps=5` means --steps 5, unless that was given too
         value = chosen["train"].pop(key, None)
         wishes[key] = value if wishes[key] is None else wishes[key]
-    dataset = open_source(wishes["source"], **{**DATA_SETTINGS, **chosen["data"]})
+    for key in chosen["data"].keys() & {"mix", "upsample"}:
+        shares = read_shares(chosen["data"][key], key)
+        chosen["data"][key] = {lasting(name): float(share) for name, share in shares.items()}
+    dataset = open_mixed(wishes["source"], **{**DATA_SETTINGS, **chosen["data"]})
     for note in dataset.notes:
         say(note)
     card = registry.find("objective", wishes["objective"])
@@ -179,6 +184,10 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
     training, notes = resolve_settings(
         {**chosen["train"], **{key: wishes[key] for key in ARGUMENTS}}, method.recipe, len(dataset),
         kind=network.kind)
+    if dataset.mixture is not None:
+        names = [wishes["source"], *dict.fromkeys(n for k in ("mix", "upsample") for n in chosen["data"].get(k, ()))]
+        notes += dataset.mixture.notes(names, training.steps, training.batch_size // training.repeats)
+        dataset.mixture = dataset.mixture.over(training.steps)
     for note in [*network.notes, *method.notes, *notes]:
         say(note)
 
@@ -304,7 +313,7 @@ def _refuse_kind(network: Backbone, fits: tuple[str, ...], where: str) -> None:
 
 def data_settings() -> set[str]:
     """Names of all settings of the data door: those of every source, and those of reading each modality."""
-    return {*DATA_SETTINGS, *modality_options()}
+    return {*DATA_SETTINGS, *MIXING, *modality_options()}
 
 
 def _sort_settings(settings: dict[str, Any], objective: str) -> dict[str, dict[str, Any]]:
