@@ -28,7 +28,7 @@ CARD = Card(
     name="vit",
     papers=("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
             "Vision Transformers Need Registers", "Going deeper with Image Transformers"),
-    modalities=("image", "sound", "series", "text", "table", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
     differs="Fixed sine-cosine positions and the mean of the patch tokens by default (the paper: learned positions and "
     "a class token, both options here); the patch size follows the image size.",
     backbones=("tokens",),

@@ -28,10 +28,10 @@ from osteon.modalities.image import MAX_PIXELS
 from osteon.parts.types import DataSpec
 
 #: What a source may be, for messages.
-KINDS = ("a folder of images, recordings or texts, with or without a subfolder a class; a csv or parquet manifest, "
-         "parquet files, .npy, .npz, .ts, .txt, .jsonl; a csv of a series or of rows of a table; digits, tones, waves, "
-         "sentences, mixed, numbers, or hf:NAME; a part of it as SOURCE:SPLIT, and the samples of a list as "
-         "SOURCE@ids.csv")
+KINDS = ("a folder of images, recordings, texts or clouds of points, with or without a subfolder a class; a csv or "
+         "parquet manifest, parquet files, .npy, .npz, .ts, .txt, .jsonl; a csv of a series or of rows of a table; "
+         "digits, tones, waves, sentences, mixed, shapes, numbers... or hf:NAME; a part of it as SOURCE:SPLIT, and the "
+         "samples of a list as SOURCE@ids.csv")
 
 
 def open_source(source: str | Path | Dataset, *, size: int | None = None, limit: int | None = None,
