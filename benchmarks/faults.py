@@ -20,7 +20,8 @@ from types import ModuleType
 import torch
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("objectives", "adapters", "evaluators", "parts", "train", "views", "selectors", "mergers", "compressors")
+ROOMS = ("objectives", "adapters", "backbones", "evaluators", "parts", "train", "views", "selectors", "mergers",
+         "compressors")
 
 
 class _Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):

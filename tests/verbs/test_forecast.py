@@ -13,8 +13,9 @@ from osteon.data import open_source
 from osteon.data.series import open_long
 from osteon.parts.forecast import cut
 from osteon.verbs._forecast_arms import Features, ForecastArm, Task, naive_arm, reader, ridge_arm
-from osteon.verbs._model import save_trained
+from osteon.verbs._model import load_head, load_trained, save_trained
 from osteon.verbs.forecast import forecast, judge, summary
+from osteon.verbs.pretrain import pretrain
 
 
 def write_series(path, rows=600, noise=0.1, names=("a", "b")):
@@ -99,6 +100,28 @@ def test_features_are_those_of_the_context_alone(tmp_path):
     later[:, 100:] += 1000
     changed = reader(network, spec, type(series)(**{**series.__dict__, "values": later}), task, 3)
     np.testing.assert_array_equal(changed.parts["test"][0], found.parts["test"][0])
+
+
+@pytest.mark.parametrize(("objective", "backbone", "options", "context"), [
+    ("forecast", "ttm_tiny", {"horizon": 6, "backbone.patch": 3, "window": 24}, 18),
+    ("next_patch", "gpht_tiny", {"backbone.pools": [2, 1], "backbone.patch": 2, "window": 24}, 22)])
+def test_a_trained_head_forecasts_beside_the_frozen_features(tmp_path, objective, backbone, options, context):
+    source = write_series(tmp_path / "x.csv")
+    run = pretrain(f"{source}:train", objective=objective, backbone=backbone, out=tmp_path / "run", steps=3,
+                   batch_size=8, settings={"independent": True, **options}, progress=False, report=False)
+    model = load_trained(run)
+    assert model.spec.extent == (context,) and model.spec.traits["norm"] == "window"
+    result = forecast(run, source=source, horizon=9, period=12, fit_windows=60, test_windows=20, progress=False)
+    assert result["context"] == context
+    arm = next(a for a in result["arms"] if a["name"] == f"{objective} head")
+    assert arm["kind"] == "pretrained"
+    raw = np.loadtxt(source, delimiter=",", skiprows=1, usecols=(1, 2))
+    z = (raw - raw[:360].mean(0)) / raw[:360].std(0)
+    method, rows = load_head(run, model), np.arange(480, 592, 6)  # a single channel at a time, in any units
+    known = torch.tensor(np.stack([z[r - context:r].T for r in rows]).reshape(-1, 1, context), dtype=torch.float32)
+    guess = method.forecast(7 * known + 3, 9).numpy().reshape(-1, 2, 9)
+    error = (guess - 3) / 7 - np.stack([z[r:r + 9].T for r in rows])
+    np.testing.assert_allclose(arm["mse"], (error**2).mean(), rtol=1e-3)
 
 
 def test_a_linear_map_learns_a_linear_rule_and_feels_no_shift():

@@ -1,25 +1,30 @@
-"""Networks that turn images into features: ViT and ResNet here, everything else through ``timm:`` and ``hf:``."""
+"""Networks that turn samples into features: our own here, everything else through ``timm:`` and ``hf:``."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from osteon.backbones import resnet, towers, vit
+from osteon.backbones import gpht, resnet, towers, ttm, vit
 from osteon.backbones._base import Backbone
 from osteon.core.errors import UsageError, nearest
 
 #: Prefix of a name -> (module, class) of the door to another library, imported when first used.
 DOORS = {"timm": ("osteon.backbones.timm_door", "TimmBackbone"), "hf": ("osteon.backbones.hf_door", "HfBackbone")}
 
+#: osteon's own: the class of a family, and its sizes by name.
+FAMILIES: tuple[tuple[type[Backbone], dict[str, Any]], ...] = (
+    (vit.ViT, vit.SIZES), (resnet.ResNet, resnet.SIZES), (ttm.TTM, ttm.SIZES), (gpht.GPHT, gpht.SIZES),
+    (towers.Towers, towers.SIZES))
+
 __all__ = ["Backbone", "backbone_names", "backbone_options", "build_backbone"]
 
 
 def backbone_names() -> list[str]:
     """Names of osteon's own backbones, small to large within a family; ``timm:NAME`` and ``hf:NAME`` also work."""
-    return [*vit.SIZES, *resnet.SIZES, *towers.SIZES]
+    return [name for _, sizes in FAMILIES for name in sizes]
 
 
 def build_backbone(name: str, *, channels: int, size: int | Sequence[int], **options: Any) -> Backbone:
@@ -57,13 +62,10 @@ def backbone_options(name: str) -> dict[str, Any]:
     return {key: preset.get(key, p.default) for key, p in parameters.items() if key not in ("name", "channels", "size")}
 
 
-def _own(name: str) -> tuple[type[vit.ViT] | type[resnet.ResNet] | type[towers.Towers], dict[str, Any]]:
-    if name in vit.SIZES:
-        return vit.ViT, dict(vit.SIZES[name])
-    if name in resnet.SIZES:
-        return resnet.ResNet, dict(resnet.SIZES[name])
-    if name in towers.SIZES:
-        return towers.Towers, dict(towers.SIZES[name])
+def _own(name: str) -> tuple[Callable[..., Backbone], dict[str, Any]]:
+    for family, sizes in FAMILIES:
+        if name in sizes:
+            return family, dict(sizes[name])
     known = backbone_names()
     raise UsageError(f"There is no backbone {name!r}.{nearest(name, known)}", where="backbone",
                      fix=f"Known: {', '.join(known)}, timm:NAME, hf:NAME.")

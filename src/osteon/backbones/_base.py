@@ -32,6 +32,7 @@ class Backbone(nn.Module):
     token_dim: int  # width of tokens
     stride: int  # pixels a token
     discrete: bool = False  # a token shows a member of a vocabulary, not values
+    apart: int = 1  # equal parts of a token's width: the number of channels where each has a part of its own
     level_dims: tuple[int, ...] = ()  # widths of the feature pyramid, finest first
     level_strides: tuple[int, ...] = ()  # pixels a cell of each level
 
@@ -133,6 +134,10 @@ class Backbone(nn.Module):
         Where ``present`` (B, K) is False nothing is looked at and nothing is pooled.
         """
         raise self._refuse("finish()")
+
+    def make_causal(self) -> None:
+        """From now on :meth:`forward` lets every token see only itself and those before it; an option like others."""
+        raise self._refuse("causal attention")
 
     def describe(self) -> dict[str, Any]:
         """Name, number of parameters, floating-point operations of one image's forward pass, automatic choices."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osteon.backbones._base import Backbone, replace_hidden, take_kept
+from osteon.backbones._mamba import MambaBlock, Selective
 from osteon.backbones._stem_columns import ColumnEmbed
 from osteon.backbones._stems import PatchEmbed, Stem, WordEmbed, build_stem, default_patch
 from osteon.core.card import Card
@@ -27,10 +28,14 @@ CARD = Card(
     kind="backbone",
     name="vit",
     papers=("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
-            "Vision Transformers Need Registers", "Going deeper with Image Transformers"),
+            "Vision Transformers Need Registers", "Going deeper with Image Transformers",
+            "SSAMBA: Self-Supervised Audio Representation Learning with Mamba State Space Model"),
     modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
-    differs="Fixed sine-cosine positions and the mean of the patch tokens by default (the paper: learned positions and "
-    "a class token, both options here); the patch size follows the image size.",
+    differs="Fixed sine-cosine positions and the mean of the patch tokens by default (the paper: learned positions "
+    "and a class token, both options here); the patch size follows the image size. Of SSAMBA (trunk=mamba, "
+    "pre-trained by the objective ssast) every block reads both ways, and blocks are not also paired, one "
+    "forwards and one backwards; its class token is an option.",
+    rows=(371,),
     backbones=("tokens",),
     cost="grows with the square of the number of tokens",
 )
@@ -123,7 +128,7 @@ class ViT(Backbone):
         pool: what ``pooled`` is: the mean of the patch tokens, the class token (which exists only then), or the first
             token (the node a graph is cut out around).
         registers: number of register tokens (Darcet et al. 2024, arXiv:2309.16588).
-        positions: fixed sine-cosine positions, or learned ones interpolated to other grids.
+        positions: fixed sine-cosine positions, or learned ones interpolated to other grids, or none.
         qkv_bias: bias of the query, key and value projection.
         layer_scale: start of a learned scale on every residual branch; 0 = none.
         drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
@@ -131,15 +136,19 @@ class ViT(Backbone):
         levels: of rows of a table, how many levels every column has, 0 for numbers; empty = no table.
         stem: name of another way from samples to tokens, the file ``backbones/_stem_NAME.py``; empty = the above.
         stem_options: its options.
+        causal: every token sees only itself and those before it; objectives that train it so set this themselves.
+        trunk: blocks of attention and MLPs, or state-space blocks read in both directions (Mamba), linear in tokens.
+        state: numbers of a state of the latter.
     """
 
     kind = "tokens"
 
     def __init__(self, name: str, *, channels: int, size: int | Sequence[int], dim: int, depth: int, heads: int,
                  patch: int = 0, mlp_ratio: float = 4.0, pool: Literal["mean", "cls", "first"] = "mean",
-                 registers: int = 0, positions: Literal["sincos", "learned"] = "sincos", qkv_bias: bool = True,
+                 registers: int = 0, positions: Literal["sincos", "learned", "none"] = "sincos", qkv_bias: bool = True,
                  layer_scale: float = 0.0, drop_path: float = 0.0, vocabulary: int = 0, levels: Sequence[int] = (),
-                 stem: str = "", stem_options: Mapping[str, Any] | None = None) -> None:
+                 stem: str = "", stem_options: Mapping[str, Any] | None = None, causal: bool = False,
+                 trunk: Literal["attention", "mamba"] = "attention", state: int = 16) -> None:
         extent = (size, size) if isinstance(size, int) else tuple(size)
         own = build_stem(stem, channels, extent, dim, dict(stem_options or {})) if stem else None
         chosen = own.stride if own else 1 if vocabulary or levels else patch or default_patch(extent)
@@ -148,11 +157,13 @@ class ViT(Backbone):
             "registers": registers, "positions": positions, "qkv_bias": qkv_bias, "layer_scale": layer_scale,
             "drop_path": drop_path, **({"vocabulary": vocabulary} if vocabulary else {}),
             **({"levels": list(levels)} if levels else {}),
-            **({"stem": stem, "stem_options": dict(stem_options or {})} if stem else {})}
+            **({"stem": stem, "stem_options": dict(stem_options or {})} if stem else {}),
+            **({"causal": True} if causal else {}),
+            **({"trunk": trunk, "state": state} if trunk != "attention" else {})}
         super().__init__(name, channels=channels, size=size, options=options)
         _check_options(options)
         self.dim = self.token_dim = dim
-        self.stride, self.pool, self.discrete = chosen, pool, vocabulary > 0
+        self.stride, self.pool, self.discrete, self.causal = chosen, pool, vocabulary > 0, causal
         self.patch_embed: Stem = own or (ColumnEmbed(levels, dim) if levels else WordEmbed(vocabulary, dim)
                                          if vocabulary else PatchEmbed(channels, len(self.extent), chosen, dim))
         self.reference = self.grid(*self.extent)  # the grid whose cells positions are counted in
@@ -170,6 +181,7 @@ class ViT(Backbone):
         cells = math.prod(self.reference)
         self.pos_embed = nn.Parameter(torch.zeros(1, cells, dim)) if positions == "learned" else None
         self.blocks = nn.ModuleList(
+            MambaBlock(dim, state=state, drop=rate) if trunk == "mamba" else
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale, drop=rate)
             for rate in drop_rates(drop_path, depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -230,6 +242,8 @@ class ViT(Backbone):
         positions of a table's columns are 1 / sqrt(D) as large, like the vectors they are added to: every column has
         weights of its own, and positions of full size would drown the cells.
         """
+        if self.options["positions"] == "none":
+            return self.norm.weight.new_zeros(1, math.prod(grid), self.dim)
         if self.place_embed is not None:
             if x is None:
                 raise self._refuse("positions without a sample", "Give the samples too.")
@@ -295,12 +309,17 @@ class ViT(Backbone):
         """
         prefix = self.prefix(tokens.shape[0])
         count = prefix.shape[1]
+        if count:
+            tokens = torch.cat([prefix.to(tokens.dtype), tokens], 1)
         attend = None
+        if self.causal:
+            attend = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).tril()
         if present is not None:
             present = present | ~present.any(1, keepdim=True)
-            attend = F.pad(present, (count, 0), value=True)[:, None].expand(-1, count + present.shape[1], -1)
-        out = cast(Tensor, self.trunk(torch.cat([prefix.to(tokens.dtype), tokens], 1) if count else tokens,
-                                      attend=attend))
+            there = F.pad(present, (count, 0), value=True)[:, None].expand(-1, tokens.shape[1], -1)
+            own = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+            attend = there if attend is None else there & attend | own
+        out = cast(Tensor, self.trunk(tokens, attend=attend))
         cls = out[:, 0] if self.cls_token is not None else None
         patches = out[:, count:]
         if cls is not None:
@@ -314,6 +333,14 @@ class ViT(Backbone):
             pooled = patches.mean(1)
         return Features(pooled=pooled, tokens=patches, grid=grid, cls=cls)
 
+    def make_causal(self) -> None:
+        """See :meth:`Backbone.make_causal`; a class token, which comes first, would see nothing and is refused."""
+        if self.cls_token is not None or "trunk" in self.options:
+            raise self._refuse("causal attention with a class token or without attention", "Set pool=mean.")
+        if not self.causal:
+            self.causal, self.options["causal"] = True, True
+            self.notes.append("attention: causal (rule: as the objective trains it)")
+
     def _initialise(self) -> None:
         """Xavier-uniform linear maps, patches included, as in MAE's code; tokens and positions normal with sd 0.02."""
         for module in self.modules():
@@ -321,6 +348,8 @@ class ViT(Backbone):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif isinstance(module, Selective):
+                module.initialise()
         self.patch_embed.initialise()
         for token in (self.cls_token, self.reg_token, self.pos_embed):
             if token is not None:
@@ -341,6 +370,9 @@ def _check_options(options: dict[str, Any]) -> None:
         raise UsageError(f"heads ({heads}) must divide dim ({dim}); dim, depth and patch are at least 1.", where="vit")
     if options["registers"] < 0 or options["mlp_ratio"] <= 0:
         raise UsageError("registers must not be negative and mlp_ratio must be positive.", where="vit")
-    for key, allowed in (("pool", ("mean", "cls", "first")), ("positions", ("sincos", "learned"))):
+    if options.get("trunk", "mamba") != "mamba" or options.get("state", 1) < 1 or (
+            "trunk" in options and options.get("causal")):
+        raise UsageError("trunk is attention, or mamba with a state of at least 1 and without causal.", where="vit")
+    for key, allowed in (("pool", ("mean", "cls", "first")), ("positions", ("sincos", "learned", "none"))):
         if options[key] not in allowed:
             raise UsageError(f"{key} must be one of {', '.join(allowed)}, not {options[key]!r}.", where="vit")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from osteon.backbones import Backbone, build_backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
-from osteon.core.run import RunFolder
 from osteon.objectives._around import Around
+from osteon.objectives._teacher import network_of
 from osteon.parts.companion import freeze
 from osteon.parts.reparam import Reparam
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
@@ -149,16 +149,8 @@ class Guidance(Around):
 
 def _guide(name: str, data: DataSpec) -> tuple[Backbone, bool]:
     """A frozen network: of a run, or fresh; and whether it was trained."""
-    trained = Path(name, "model.safetensors").is_file()
-    if trained:
-        state, meta = RunFolder(Path(name)).load_model()
-        made = meta["backbone"]
-        if made["channels"] != data.channels:
-            raise UsageError(f"The guide was trained on {made['channels']} channels, the data have {data.channels}.",
-                             where=f"--set guide={name}")
-        network = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
-        network.load_state_dict(state)
-    else:
-        network = build_backbone(name, channels=data.channels, size=data.size)
+    if Path(name, "model.safetensors").is_file():
+        return network_of(name, data, "guide")[0], True
+    network = build_backbone(name, channels=data.channels, size=data.size)
     freeze(network)
-    return network.eval(), trained
+    return network.eval(), False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -50,12 +51,34 @@ class Objective(nn.Module, ABC):
         """Loss of a batch that is the whole global batch (one process)."""
         return self.score(self.encode(batch, Draws.of(batch, step)), step)
 
+    @classmethod
+    def seen(cls, extent: tuple[int, ...], options: Mapping[str, Any]) -> tuple[int, ...]:
+        """Sides of what the network is to see of samples of these sides: all, unless a method keeps a part back."""
+        return extent
+
+    def prepare(self, batch: Callable[[Sequence[int]], Batch], samples: int, seed: int) -> None:  # noqa: B027
+        """Look at training samples before the first step, to fit a codebook, say; what is found goes into buffers.
+
+        Args:
+            batch: sample numbers -> a batch of them, on the CPU.
+            samples: how many there are.
+            seed: of the run.
+        """
+
     def after_step(self, step: Step) -> None:  # noqa: B027  (a hook: most objectives keep no such state)
         """Update state that gradient does not train (companions, queues, centres), once an optimiser step."""
 
     def exported(self) -> Backbone:
         """The network the run leaves; the student unless the paper evaluates its teacher."""
         return self.backbone
+
+    def exported_data(self) -> DataSpec:
+        """What the data look like to the network the run leaves."""
+        return self.data
+
+    def kept(self) -> dict[str, Tensor]:
+        """State beyond that network that is kept beside it, e.g. a head by which `osteon forecast` forecasts."""
+        return {}
 
     def companions(self) -> list[nn.Module]:
         """Modules that must never receive gradient."""

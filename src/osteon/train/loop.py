@@ -258,6 +258,8 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
     lead = fabric.global_rank == 0
     watched: dict[str, CollapseMonitor | Guard] = {"collapse": collapse} | ({} if guard is None else {"guard": guard})
     start = _resume(objective, engine, watched, run, settings, say if lead else _mute)
+    if start == 0:
+        objective.prepare(dataset.batch, len(dataset), settings.seed)
     if guard is not None and start == 0:
         if lead and guard.first is None:
             first = guard.look(objective, 0)

@@ -31,7 +31,7 @@ def timm_form(backbone: Backbone) -> tuple[str, dict[str, Any], dict[str, Tensor
         state = {k.removeprefix("model."): v for k, v in tensors_of(backbone).items()}
         return backbone.name.removeprefix("timm:").split(".")[0], dict(backbone.options), state
     options, state = backbone.options, tensors_of(backbone)
-    if "heads" in options:
+    if "mlp_ratio" in options and not {"causal", "trunk"} & set(options):
         return "vit_tiny_patch16_224", _vit_arguments(options), _vit_state(backbone, state)
     if options.get("stem") == "imagenet" and options["stride"] == 32 and len(options["widths"]) == 4:
         name = "resnet50" if options["block"] == "bottleneck" else "resnet18"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,14 +107,40 @@ def reader(backbone: Backbone, spec: DataSpec, series: LongSeries, task: Task, s
     return Features(parts, scaled)
 
 
-def naive_arm(name: str, rule: Callable[[np.ndarray], np.ndarray], task: Task) -> ForecastArm:
-    """A forecast by a rule on the context (..., L) -> (..., H), without any fit."""
+def naive_arm(name: str, rule: Callable[[np.ndarray], np.ndarray], task: Task, kind: str = "control") -> ForecastArm:
+    """A forecast by a rule on the context (..., C, L) -> (..., C, H), without any fit here."""
     begun = time.perf_counter()
 
     def predict(part: str, at: np.ndarray) -> np.ndarray:
         return rule(cut(task.values, task.rows[part][at], task.context, task.horizon)[0])
 
-    return _scored(name, "control", [predict], task, _validation(predict, task), begun)
+    return _scored(name, kind, [predict], task, _validation(predict, task), begun)
+
+
+@dataclass
+class Direct:
+    """Forecasts of an objective's trained head.
+
+    Args:
+        method: has ``forecast(past (B, C, L), steps) -> (B, C, steps)``, the same in any units of each channel.
+        alone: whether it takes one channel at a time.
+        steps: asked for.
+    """
+
+    method: Any
+    alone: bool
+    steps: int
+
+    @torch.inference_mode()
+    def __call__(self, known: np.ndarray) -> np.ndarray:
+        """(N, C, L) -> (N, C, H)."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.method.eval().to(device)
+        flat = known.reshape(-1, 1, known.shape[-1]) if self.alone else known
+        out = [self.method.forecast(torch.from_numpy(np.ascontiguousarray(flat[i:i + BATCH], np.float32)).to(device),
+                                    self.steps).float().cpu().numpy() for i in range(0, len(flat), BATCH)]
+        self.method.to("cpu")
+        return np.concatenate(out).reshape(*known.shape[:2], self.steps)
 
 
 def ridge_arm(name: str, kind: str, features: Sequence[Features], task: Task, *, beside: bool = False) -> ForecastArm:

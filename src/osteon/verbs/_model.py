@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from osteon.backbones import Backbone, build_backbone
+from osteon.core import registry
 from osteon.core.errors import DataError, UsageError
+from osteon.core.plain import plain
 from osteon.core.run import RunFolder
+from osteon.core.tensorfile import read_tensors, write_tensors
 from osteon.data import Dataset
 from osteon.parts.adapter import Adapter
 from osteon.parts.members import spec_from
+from osteon.parts.objective import Objective
 from osteon.parts.surgery import apply_edits, edits_of
 from osteon.parts.types import DataSpec
 
@@ -44,6 +48,32 @@ def save_trained(run: RunFolder, backbone: Backbone, spec: DataSpec, meta: dict[
     """Write ``model.safetensors``: weights, backbone recipe, data statistics and size."""
     state = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
     run.save_model(state, {"backbone": recipe_of(backbone), "data": asdict(spec), **meta})
+
+
+#: File of a run that holds the state of its objective beyond the network, where a later verb needs it.
+HEAD = "head.safetensors"
+
+
+def save_head(run: RunFolder, method: Objective) -> None:
+    """Write ``head.safetensors``: what an objective keeps beside the network, and the data it was trained on."""
+    state = {k: v.detach().cpu().contiguous() for k, v in method.kept().items()}
+    if state:
+        write_tensors(run.path / HEAD, state, plain({"data": asdict(method.data)}))
+
+
+def load_head(source: str | Path, model: Trained) -> Objective | None:
+    """The objective of a run with its trained head and the run's network, or None where none was kept."""
+    file = Path(source) / HEAD
+    if not file.is_file():
+        return None
+    state, meta = read_tensors(file)
+    made = model.meta["objective"]
+    method: Objective = registry.build("objective", made["name"], model.backbone, spec_from(meta["data"]),
+                                       **made["options"])
+    lacking = method.load_state_dict(state, strict=False)
+    if lacking.unexpected_keys or any(not key.startswith("backbone.") for key in lacking.missing_keys):
+        raise DataError("The head does not fit its objective.", where=str(file), fix="Pre-train again.")
+    return method.eval()
 
 
 def recipe_of(backbone: Backbone) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from osteon.data.series import LongSeries, open_long
 from osteon.parts.forecast import block_means, cut, detect_period, last_value, origins, seasonal_naive
 from osteon.parts.intervals import bootstrap_interval, compare_paired
 from osteon.report.forecast_page import write_forecast_report
-from osteon.verbs._forecast_arms import ForecastArm, Task, naive_arm, reader, ridge_arm
-from osteon.verbs._model import Trained, load_trained
+from osteon.verbs._forecast_arms import Direct, ForecastArm, Task, naive_arm, reader, ridge_arm
+from osteon.verbs._model import Trained, load_head, load_trained
 from osteon.verbs._networks import fresh
 from osteon.verbs.pretrain import speaker
 
@@ -34,6 +34,8 @@ def forecast(run: str | Path, *, source: str | Path, horizon: int = 96, context:
              block: int | None = None, split: str = "", out: str | Path | None = None,
              progress: bool = True) -> dict[str, Any]:
     """Forecast the test part of a long series from the frozen backbone of a run, and from its controls.
+
+    A run whose objective forecasts by itself (``forecast``, ``next_patch``) also shows its own head.
 
     Errors are those of the field: values standardised by the training part, all channels, every origin of the test
     part; contexts may reach back before it, targets do not leave it. Everything that is fitted is fitted on the same
@@ -74,6 +76,11 @@ def forecast(run: str | Path, *, source: str | Path, horizon: int = 96, context:
     ours = reader(model.backbone, model.spec, series, task, spans)
     arms += [ridge_arm(f"{name} + ridge", "pretrained", [ours], task),
              ridge_arm(f"{name} and context + ridge", "pretrained", [ours], task, beside=True)]
+    method = load_head(run, model)
+    if method is not None:
+        say(f"{name}: its own head")
+        arms.append(naive_arm(f"{name} head", Direct(method, model.spec.channels == 1, horizon), task,
+                              "pretrained"))
     say(f"untrained {model.backbone.name}")
     others = [reader(fresh(model.backbone, seed), model.spec, series, task, spans) for seed in range(seeds)]
     arms += [ridge_arm("untrained + ridge", "control", others, task),

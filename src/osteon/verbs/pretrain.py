@@ -15,7 +15,7 @@ from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.core.card import Card
 from osteon.core.errors import MonitorStop, UsageError, nearest
-from osteon.core.options import coerce
+from osteon.core.options import coerce, settle
 from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
@@ -37,7 +37,7 @@ from osteon.train.loop import make_fabric, train
 from osteon.train.progress import Progress
 from osteon.train.settings import TrainSettings, resolve_settings
 from osteon.verbs._guard import make_guard, settle_continuation
-from osteon.verbs._model import extract, is_ours, load_trained, save_trained
+from osteon.verbs._model import extract, is_ours, load_trained, save_head, save_trained
 from osteon.verbs._pictures import collect_artefacts, write_arrays
 from osteon.verbs._weights import from_file
 
@@ -174,7 +174,11 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
 
     going_on = settle_continuation(chosen["continue"], init=wishes["init"], guard_source=wishes["guard"])
     torch.manual_seed(coerce(wishes["seed"] or 0, "int", name="seed", where="--seed"))
-    network, before = _backbone(wishes["backbone"], wishes["init"], card.backbones, dataset, chosen["backbone"], say)
+    known = [o for o in registry.options(card) if o.name not in ("backbone", "data")]
+    asked = settle(known, chosen["objective"], where=f"objective {card.name}")
+    sides = cast(type[Objective], registry.load(card)).seen(dataset.spec.extent, asked)
+    network, before = _backbone(wishes["backbone"], wishes["init"], card.backbones, dataset, sides, chosen["backbone"],
+                                say)
     spec = dataset.spec if before is None else replace(dataset.spec, mean=before.mean, std=before.std)
     if going_on["low_rank"]:
         layers, trained = train_low_rank(network, going_on["low_rank"])
@@ -204,9 +208,10 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
 
 def keep(made: Prepared, run: RunFolder, steps: int) -> None:
     """Write ``model.safetensors``: the network as it is after so many steps."""
-    save_trained(run, made.exported(), made.spec, {
+    save_trained(run, made.exported(), made.method.exported_data(), {
         "objective": {"name": made.card.name, "options": made.options}, "class_names": made.dataset.class_names,
         "fingerprint": made.dataset.fingerprint, "source": made.config["source"], "steps": steps})
+    save_head(run, made.method)
 
 
 def page(made: Prepared, run: RunFolder, say: Callable[[str], None]) -> None:
@@ -260,9 +265,9 @@ def _artefacts(method: Objective, dataset: Dataset, run: RunFolder, training: Tr
     write_arrays(run.path / "artefacts.npz", collect_artefacts(sample, features, method.data, triple))
 
 
-def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset: Dataset, options: dict[str, Any],
-              say: Any) -> tuple[Backbone, DataSpec | None]:
-    """Build the network, from a run or checkpoint where one is named."""
+def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset: Dataset, sides: tuple[int, ...],
+              options: dict[str, Any], say: Any) -> tuple[Backbone, DataSpec | None]:
+    """Build the network for samples of these sides, from a run or checkpoint where one is named."""
     spec = dataset.spec
     if init is not None and (Path(init).is_file() or is_ours(init)):
         trained = from_file(Path(init), name, options, spec) if Path(init).is_file() else load_trained(init)
@@ -296,7 +301,7 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
         name = ("vit_tiny" if spec.size <= 16 else "vit_mini") if "maps" not in fits else (
             "resnet_tiny" if spec.size <= 16 else "resnet_mini" if spec.size <= 64 else "resnet18")
         say(f"backbone={name}: sized to {spec.size}-pixel images and to what the objective can train")
-    network = build_backbone(name, channels=spec.channels, size=spec.extent,
+    network = build_backbone(name, channels=spec.channels, size=sides,
                              **{**find(spec.modality).backbone_options(spec), **options})
     _refuse_kind(network, fits, "--backbone" if init is None else "--init")
     return network, None
