@@ -44,3 +44,20 @@ def test_the_first_token_can_be_what_is_pooled() -> None:
     net = build_backbone("vit_tiny", channels=1, size=(12,), vocabulary=20, pool="first").eval()
     features = net(words(12))
     assert torch.equal(features.pooled, features.tokens[:, 0])
+
+
+def test_a_trunk_without_attention_reads_padding_as_zeros() -> None:
+    torch.manual_seed(0)
+    net = build_backbone("vit_tiny", channels=1, size=(12,), vocabulary=20, trunk="mamba", depth=2).eval()
+    features = net(words(5, 12))
+    assert features.pooled.isfinite().all()
+    torch.testing.assert_close(features.pooled[0], features.tokens[0, :5].mean(0))
+    torch.testing.assert_close(features.pooled[1], net(words(12)).pooled[0])
+
+
+def test_a_causal_network_sees_no_padding_and_no_future() -> None:
+    torch.manual_seed(0)
+    net = build_backbone("vit_tiny", channels=1, size=(12,), vocabulary=20, causal=True, depth=2).eval()
+    long, short = net(words(9)), net(words(5))
+    torch.testing.assert_close(long.tokens[:, :5], short.tokens[:, :5])
+    torch.testing.assert_close(short.pooled, short.tokens[:, :5].mean(1))

@@ -65,7 +65,7 @@ def together(row: list[int], prompt: int, total: int, first: int, end: int) -> l
 def test_prompts_and_answers_put_the_text_together_again(denoiser):
     objective = make(denoiser)
     batch = texts(*[20] * 40, *range(1, 20))
-    text, packed = objective.prepare(batch["text"], draws_of(59))
+    text, packed = objective.compose(batch["text"], draws_of(59))
     first, end = V, V + objective.spans
     family, mean, rate = denoiser.split(":")
     for b in range(59):
@@ -87,28 +87,28 @@ def test_prompts_and_answers_put_the_text_together_again(denoiser):
 
 def test_texts_are_cut_no_more_than_they_must_and_anywhere():
     objective = make("X:3:0.5")
-    text, packed = objective.prepare(texts(*[20] * 200)["text"], draws_of(200))
+    text, packed = objective.compose(texts(*[20] * 200)["text"], draws_of(200))
     # 14 words: 7 hidden in 2 spans, 14 + 2 * 2 + 2 = 20; 15 words: 8 hidden in 3 spans, 23.
     assert ((text != 0).sum(1) == 14).all() and (packed.total == 20).all()
     whole = torch.arange(3, 23).expand(400, 1, 20)
-    starts = objective.prepare(whole, draws_of(400))[0][:, 0] - 3
+    starts = objective.compose(whole, draws_of(400))[0][:, 0] - 3
     assert starts.unique().tolist() == list(range(7))
-    short, packed = objective.prepare(texts(6)["text"], draws_of(1))
+    short, packed = objective.compose(texts(6)["text"], draws_of(1))
     assert torch.equal(short[0], texts(6)["text"][0, 0].long()) and packed.total == 6 + 2 + 2
 
 
 def test_denoisers_are_drawn_by_their_weights():
     objective = make("R:3:0.15:3", "S:0:0.25:1")
-    ids = objective.prepare(texts(*[20] * 2000)["text"], draws_of(2000))[1].ids[:, 0] - V - objective.spans - 1
+    ids = objective.compose(texts(*[20] * 2000)["text"], draws_of(2000))[1].ids[:, 0] - V - objective.spans - 1
     assert abs((ids == 0).float().mean() - 0.75) < 0.03 and set(ids.tolist()) == {0, 1}
     usual = make()
-    ids = usual.prepare(texts(*[20] * 2000)["text"], draws_of(2000))[1].ids[:, 0] - V - usual.spans - 1
+    ids = usual.compose(texts(*[20] * 2000)["text"], draws_of(2000))[1].ids[:, 0] - V - usual.spans - 1
     assert ((torch.bincount(ids) / 2000 - torch.tensor([2, 1, 4]) / 7).abs() < 0.03).all()
 
 
 def test_loss_by_a_loop_that_gives_the_network_what_it_may_see():
     objective, batch = make(), texts()
-    packed = objective.prepare(batch["text"], draws_of(8))[1]
+    packed = objective.compose(batch["text"], draws_of(8))[1]
     net, errors = objective.backbone, []
     table = torch.cat([net.patch_embed.proj.weight, objective.signs.weight]) * 4.0  # sqrt(16)
     for b in range(8):
@@ -127,7 +127,7 @@ def test_loss_by_a_loop_that_gives_the_network_what_it_may_see():
 @pytest.mark.parametrize("options", [{}, {"pool": "cls", "registers": 2}])
 def test_answers_do_not_leak_and_the_prompt_is_read_from_both_sides(options):
     objective = make("S:0:0.25", **options)
-    packed = objective.prepare(texts(20)["text"], draws_of(1))[1]
+    packed = objective.compose(texts(20)["text"], draws_of(1))[1]
     prompt, total = int(packed.prompt), int(packed.total)
     before = objective.predict(packed)[0][0]
 
@@ -155,7 +155,7 @@ def test_rows_gradient_and_pictures():
     objective(batch, STEP).total.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())
     first, hidden, output = objective.reconstruct(batch, STEP)
-    text, packed = objective.prepare(batch["text"], draws_of(8))
+    text, packed = objective.compose(batch["text"], draws_of(8))
     assert torch.equal(first[:, 0], text) and torch.equal(hidden[:, 0] == -1, packed.hidden)
     words = objective.predict(packed)[0][..., :V].argmax(-1)
     for b, t in packed.hidden.nonzero().tolist():

@@ -55,7 +55,7 @@ class ChannelwiseBackbone(Backbone):
         """Values of each patch of the steps that are read: (B, C, T) -> (B, N, patch * C)."""
         return super().shown(x[..., -self.context:])
 
-    def positions(self, grid: tuple[int, ...]) -> Tensor:
+    def positions(self, grid: tuple[int, ...], x: Tensor | None = None) -> Tensor:
         """Zeros (1, N, token_dim): the network knows places by other means."""
         return next(self.parameters()).new_zeros(1, self.count, self.token_dim)
 
@@ -92,7 +92,7 @@ class ChannelwiseBackbone(Backbone):
             tokens = replace_hidden(tokens, mask, mask_token)
         return self.finish(tokens + self.positions(grid), grid)
 
-    def finish(self, tokens: Tensor, grid: tuple[int, ...]) -> Features:
+    def finish(self, tokens: Tensor, grid: tuple[int, ...], present: Tensor | None = None) -> Features:
         """Tokens -> trunk -> Features, pooled by the mean."""
         out = self.trunk(tokens)
         assert isinstance(out, torch.Tensor)

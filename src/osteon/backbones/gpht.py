@@ -156,6 +156,6 @@ class GPHT(ChannelwiseBackbone):
     def make_causal(self) -> None:
         """It always is."""
 
-    def positions(self, grid: tuple[int, ...]) -> Tensor:
+    def positions(self, grid: tuple[int, ...], x: Tensor | None = None) -> Tensor:
         """Refused: every stage adds its own."""
         raise self._refuse("positions()")

@@ -318,7 +318,10 @@ class ViT(Backbone):
             present = present | ~present.any(1, keepdim=True)
             there = F.pad(present, (count, 0), value=True)[:, None].expand(-1, tokens.shape[1], -1)
             own = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
-            attend = there if attend is None else there & attend | own
+            if self.options.get("trunk") == "mamba":  # it has no attention: what fills up is read as zeros
+                tokens = tokens * F.pad(present, (count, 0), value=True)[..., None].to(tokens.dtype)
+            else:
+                attend = there if attend is None else there & attend | own
         out = cast(Tensor, self.trunk(tokens, attend=attend))
         cls = out[:, 0] if self.cls_token is not None else None
         patches = out[:, count:]

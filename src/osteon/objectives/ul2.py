@@ -180,14 +180,14 @@ class UL2(Objective):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Per sample (B,): summed error of the answer, hits, and its length; pooled features of the prompt."""
-        packed = self.prepare(self.views(batch[self.data.modality], draws)[0].x, draws)[1]
+        packed = self.compose(self.views(batch[self.data.modality], draws)[0].x, draws)[1]
         scores, pooled = self.predict(packed)
         asked, ids = packed.asked()[:, 1:], packed.ids[:, 1:]
         error = F.cross_entropy(scores.float().transpose(1, 2), ids.masked_fill(~asked, 0), reduction="none")
         return {"error": (error * asked).sum(1), "asked": asked.sum(1).float(),
                 "hits": ((scores.argmax(-1) == ids) & asked).sum(1).float(), "features": pooled.detach()}
 
-    def prepare(self, x: Tensor, draws: Draws) -> tuple[Tensor, Packed]:
+    def compose(self, x: Tensor, draws: Draws) -> tuple[Tensor, Packed]:
         """The part of each text (B, N) that is used, from its start, and its prompt and answer."""
         text = self.backbone.shown(x)
         draw = draws.fork("denoiser")
@@ -224,7 +224,7 @@ class UL2(Objective):
     def reconstruct(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """The part of the text used, with hidden words at -1, and with the likeliest word for each: (B, 1, N)."""
         draws = Draws.of(batch, step)
-        text, packed = self.prepare(self.views(batch[self.data.modality], draws)[0].x, draws)
+        text, packed = self.compose(self.views(batch[self.data.modality], draws)[0].x, draws)
         words = self.predict(packed)[0][..., :self.words].argmax(-1)
         guess = words.gather(1, (packed.places - 1).clamp(0, self.room - 2))
         return pictures(text, torch.arange(self.room, device=text.device).expand_as(text), packed.hidden, guess)
