@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from osteon.verbs._model import load_trained as load
     from osteon.verbs.adapt import adapt
     from osteon.verbs.analyse import analyse
+    from osteon.verbs.bandit import bandit
     from osteon.verbs.compare import compare
     from osteon.verbs.compress import compress
     from osteon.verbs.continual import continual
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from osteon.verbs.staged import staged
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "adapt", "analyse", "compare", "compress", "continual", "demo", "embed", "evaluate",
+__all__ = ["__version__", "adapt", "analyse", "bandit", "compare", "compress", "continual", "demo", "embed", "evaluate",
            "export", "forecast", "load", "match", "merge", "methods", "plan", "pretrain", "select", "staged"]
 
 #: what is not ``osteon.verbs.<name>.<name>``

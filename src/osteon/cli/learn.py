@@ -133,3 +133,37 @@ def staged(
     else:
         for row in (*result["stages"], *([result["control"]] if control else [])):
             done(row["run"])
+
+
+@app.command(epilog="Example: osteon bandit --out runs/bandit")
+def bandit(
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the network, bandit.json and bandit.html; a "
+                                     "network that lies there already is played.", show_default=False)],
+    arms: Annotated[int, typer.Option(min=2, help="Arms of a task, their means uniform in [0, 1].")] = 5,
+    noise: Annotated[float, typer.Option(help="Deviation of a reward about its arm's mean.")] = 0.5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of a task.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps; 3000 take minutes.")] = 3000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tasks a step.")] = 64,
+    dim: Annotated[int, typer.Option(min=1, help="Width of the network.")] = 32,
+    depth: Annotated[int, typer.Option(min=1, help="Its blocks.")] = 3,
+    heads: Annotated[int, typer.Option(min=1, help="Its attention heads.")] = 1,
+    lr: Annotated[float, typer.Option(help="Peak of the learning rate.")] = 1e-3,
+    tasks: Annotated[int, typer.Option(min=2, help="New tasks that are played.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and training tasks.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every regret.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Train a network to decide in context.
+
+    It learns from logs of generated bandits which arm is best, then plays new ones beside Thompson sampling, upper
+    confidence bounds, greed and chance. No data are read here.
+    """
+    result = call("bandit", out=out, arms=arms, noise=noise, rounds=rounds, steps=steps, batch_size=batch_size, dim=dim,
+                  depth=depth, heads=heads, lr=lr, tasks=tasks, seed=seed, progress=not quiet)
+    if json:
+        show_json(result)
+    else:
+        from osteon.verbs.bandit import summary
+
+        show(summary(result))
+        done(result["report"])

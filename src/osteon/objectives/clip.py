@@ -7,7 +7,7 @@ al. 2021 (ALIGN, arXiv:2102.05918); all pairs of more than two members: Rizhko &
 from __future__ import annotations
 
 import math
-from typing import ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class CLIP(Objective):
         joint: width of the shared space.
         temperature: at the start; it is learned, one for each pair of modalities.
         label_smoothing: share of the target spread evenly over the batch.
+        augment: views are random crops (``crop``), or those of each modality's recipe ``simclr`` (``strong``).
         crop_min: smallest share of a member in a view; None = each modality's own.
         flip: mirror images left-right at random; None = they are.
     """
@@ -58,7 +59,8 @@ class CLIP(Objective):
                         "weight_decay": 0.2, "warmup": 0.05}
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, joint: int = 128, temperature: float = 0.07,
-                 label_smoothing: float = 0.0, crop_min: float | None = 0.8, flip: bool | None = False) -> None:
+                 label_smoothing: float = 0.0, augment: Literal["crop", "strong"] = "crop",
+                 crop_min: float | None = 0.8, flip: bool | None = False) -> None:
         super().__init__(towers_of(backbone), data)
         if temperature < 0.01:
             raise UsageError(f"temperature={temperature} is below 0.01, the least that is allowed.",
@@ -66,7 +68,11 @@ class CLIP(Objective):
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"label_smoothing={label_smoothing} is not a share below 1.", where="--set")
         self.towers.add_joint(joint)
-        self.views = make_views("crop_flip", data, min_scale=crop_min, flip=flip)
+        if augment not in ("crop", "strong"):
+            raise UsageError(f"There is no augmentation '{augment}'.", where="augment", fix="Give crop or strong.")
+        one: dict[str, Any] = {"n_views": 1}
+        self.views = make_views("crop_flip" if augment == "crop" else "simclr", data, min_scale=crop_min, flip=flip,
+                                **one)
         self.notes = list(self.views.notes)
         self.label_smoothing = label_smoothing
         self.pairs = pairs_of(len(self.towers.members))
