@@ -54,9 +54,15 @@ def test_a_table_has_classifiers_that_read_labels_themselves(tmp_path):
     assert scores["gradient-boosted trees"] > 0.8 and scores["logistic regression"] > 0.8
 
 
+def text_run(out):
+    """A run of one step on generated text."""
+    return pretrain("sentences:train", objective="simmim", backbone="vit_tiny", steps=1, batch_size=8, out=out,
+                    settings={"limit": 60, "backbone.dim": 16, "backbone.depth": 2}, progress=False)
+
+
 @pytest.mark.parametrize(("verb", "words"), [
-    (lambda run, out: adapt(run, train="tones:train", val="tones:test", adapter="visual_prompt", out=out),
-     "Adapter 'visual_prompt' is not defined for sound"),
+    (lambda run, out: adapt(text_run(out.with_name("text")), train="sentences:train", val="sentences:test",
+                            adapter="lst", out=out), "Adapter 'lst' is not defined for text"),
     (lambda run, out: compress(run, data="tones:train", method="zero_tprune", budget="flops=0.5", out=out),
      "Compressor 'zero_tprune' is not defined for sound"),
     (lambda run, out: select("tones:train", method="el2n", budget="10", out=out.with_suffix(".csv")),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from osteon.adapters._peft import PeftAdapter, fan_in, peft, write_peft_files
+from osteon.adapters._peft import RULES, PeftAdapter, fan_in, peft, write_peft_files
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.adapter import RECIPE
@@ -55,6 +55,10 @@ class PiSSA(PeftAdapter):
                  niter: int = 0) -> None:
         super().__init__(backbone, task)
         layers = self.choose(targets, convolutions=False)
+        narrow = [name for name, layer in layers.items() if targets in RULES and min(layer.weight.shape) < rank]
+        if 0 < len(narrow) < len(layers):  # e.g. the map of the three coordinates of a point
+            layers = {name: layer for name, layer in layers.items() if name not in narrow}
+            self.notes.append(f"{', '.join(narrow)}: left out, narrower than the rank {rank}")
         for name, layer in layers.items():
             if layer.weight.dim() != 2:
                 raise UsageError(f"PiSSA decomposes linear layers; {name} is a convolution.", where="targets",
