@@ -88,7 +88,8 @@ def test_embed_export_demo_pass_their_options(verb, capsys):
     ("plan", ["s", "--json"]), ("staged", ["s", "--stages", "mae:1,mae:2", "--out", "o", "--json"]),
     ("compare", ["s", "--train", "a", "--test", "b", "--out", "o", "--json"]),
     ("select", ["s", "--method", "random", "--budget", "1", "--out", "o", "--json"]),
-    ("analyse", ["r", "s", "--json"]),
+    ("analyse", ["r", "s", "--json"]), ("prior", ["--out", "o"]),
+    ("incontext", ["n", "--train", "a", "--test", "b", "--json"]),
     ("continual", ["r", "--train", "a", "--test", "b", "--json"]),
 ])
 def test_shell_and_python_have_the_same_names_and_defaults(verb, name, words):

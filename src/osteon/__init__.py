@@ -25,17 +25,20 @@ if TYPE_CHECKING:
     from osteon.verbs.evaluate import evaluate
     from osteon.verbs.export import export
     from osteon.verbs.forecast import forecast
+    from osteon.verbs.incontext import incontext
     from osteon.verbs.match import match
     from osteon.verbs.merge import merge
     from osteon.verbs.methods import methods
     from osteon.verbs.plan import plan
     from osteon.verbs.pretrain import pretrain
+    from osteon.verbs.prior import prior
     from osteon.verbs.select import select
     from osteon.verbs.staged import staged
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "adapt", "analyse", "bandit", "compare", "compress", "continual", "demo", "embed", "evaluate",
-           "export", "forecast", "load", "match", "merge", "methods", "plan", "pretrain", "select", "staged"]
+           "export", "forecast", "incontext", "load", "match", "merge", "methods", "plan", "pretrain", "prior",
+           "select", "staged"]
 
 #: what is not ``osteon.verbs.<name>.<name>``
 _ELSEWHERE = {"load": ("osteon.verbs._model", "load_trained")}

@@ -1,7 +1,8 @@
-"""What looks at a backbone: embed, evaluate, forecast, match, compare, analyse."""
+"""What looks at a backbone: embed, evaluate, forecast, match, incontext, compare, analyse."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -126,6 +127,39 @@ def match(
 
         show(summary(result))
         done(result["report"])
+
+
+@app.command(epilog="Example: osteon incontext runs/pfn --train wine:train --test wine:test")
+def incontext(
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="A folder of 'osteon prior'.", show_default=False)],
+    train: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled table whose rows the network reads.",
+                                       show_default=False)],
+    test: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled table it is scored on.", show_default=False)],
+    label_budget: Annotated[str, typer.Option(help="Comma-separated numbers of labelled rows, and all.")] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of the labelled rows: what intervals are taken over.")] = 3,
+    context: Annotated[int, typer.Option(min=2, help="Labelled rows read at once; of more, parts are read and their "
+                                         "answers averaged.")] = 512,
+    leaks: Annotated[str, typer.Option(help="As in 'osteon evaluate': error, drop or allow.")] = "error",
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for incontext.json.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every score and its "
+                                       "interval.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Classify a table in one forward pass.
+
+    A network that was trained on a generated prior reads the labelled rows; nothing is fitted to them. Beside it stand
+    boosted trees, logistic regression and boosted random features.
+    """
+    budgets = tuple(label_count(word) for word in words_of(label_budget))
+    result = call("incontext", network, train=train, test=test, label_budget=budgets, seeds=seeds, context=context,
+                   leaks=leaks, out=out, progress=not quiet)
+    if json:
+        show_json(result)
+        return
+    from osteon.verbs.evaluate import summary
+
+    show(summary(result))
+    done(None if out is None else Path(out) / "incontext.json")
 
 
 @app.command(epilog="Example: osteon compare photos/ --train train.csv --test test.csv --recipes simclr,mae,spark "

@@ -1,4 +1,4 @@
-"""What grows a backbone: pretrain, plan, staged."""
+"""What grows a backbone: pretrain, plan, staged, prior."""
 
 from __future__ import annotations
 
@@ -167,3 +167,27 @@ def bandit(
 
         show(summary(result))
         done(result["report"])
+
+
+@app.command(epilog="Example: osteon prior --features 16 --classes 4 --out runs/pfn")
+def prior(
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the network.", show_default=False)],
+    features: Annotated[int, typer.Option(min=1, help="Most columns it will read, categories counted by level; wider "
+                                          "tables are projected.")] = 16,
+    classes: Annotated[int, typer.Option(min=2, help="Most classes it will tell apart.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tasks a step.")] = 16,
+    points: Annotated[int, typer.Option(min=2, help="Rows of a task, labelled or not.")] = 128,
+    dim: Annotated[int, typer.Option(min=1, help="Width of the network.")] = 64,
+    depth: Annotated[int, typer.Option(min=1, help="Its blocks.")] = 4,
+    heads: Annotated[int, typer.Option(min=1, help="Its attention heads.")] = 4,
+    lr: Annotated[float, typer.Option(help="Peak of the learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and tasks.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Train a network on generated tables.
+
+    It learns to learn from labelled rows: 'osteon incontext' shows it a table of yours. No data are read here.
+    """
+    done(call("prior", out=out, features=features, classes=classes, steps=steps, batch_size=batch_size, points=points,
+              dim=dim, depth=depth, heads=heads, lr=lr, seed=seed, progress=not quiet))

@@ -63,3 +63,10 @@ def test_gradient_reaches_both_sides_of_every_pair():
 def test_temperature_must_be_positive():
     with pytest.raises(UsageError, match="temperature"):
         supcon(torch.zeros(2, 2), torch.zeros(2), 0.0)
+
+
+def test_plain_products_keep_the_lengths():
+    # two pairs; products 4 within, 0 between: -log(e^4 / (e^4 + 2)) at T = 1
+    z = torch.tensor([[2.0, 0], [2, 0], [0, 2], [0, 2]])
+    found = supcon(z, torch.tensor([0, 0, 1, 1]), 1.0, cosine=False)
+    assert found.item() == pytest.approx(-math.log(math.exp(4) / (math.exp(4) + 2)))

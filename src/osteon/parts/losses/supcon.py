@@ -12,16 +12,17 @@ from torch.nn import functional as F
 from osteon.core.errors import UsageError
 
 
-def supcon(z_BP: Tensor, label: Tensor, temperature: float) -> Tensor:
+def supcon(z_BP: Tensor, label: Tensor, temperature: float, *, cosine: bool = True) -> Tensor:
     """Mean over samples of ``-1/|P(i)| sum_{p in P(i)} log(exp(s_ip/T) / sum_{a != i} exp(s_ia/T))``.
 
-    ``s`` is the cosine similarity and P(i) the other samples with i's label. Samples whose label is alone in the batch
-    have nothing to attract and are left out of the mean; if all are, the loss is zero.
+    ``s`` is the cosine similarity (or the plain product) and P(i) the other samples with i's label. Samples whose label
+    is alone in the batch have nothing to attract and are left out of the mean; if all are, the loss is zero.
 
     Args:
         z_BP: (B, P) embeddings of the whole batch.
         label: (B,) integers.
         temperature: T of the softmax.
+        cosine: scale embeddings to length 1 first.
 
     Returns:
         () at least 0; log(B - 1) when all embeddings are the same.
@@ -31,7 +32,7 @@ def supcon(z_BP: Tensor, label: Tensor, temperature: float) -> Tensor:
     """
     if temperature <= 0:
         raise UsageError(f"temperature={temperature} must be positive.", where="--set temperature")
-    z = F.normalize(z_BP.float(), dim=-1)
+    z = F.normalize(z_BP.float(), dim=-1) if cosine else z_BP.float()
     self_pair = torch.eye(len(z), dtype=torch.bool, device=z.device)
     log_prob = (z @ z.T / temperature).masked_fill(self_pair, float("-inf")).log_softmax(1)
     positive = (label[:, None] == label[None, :]) & ~self_pair
