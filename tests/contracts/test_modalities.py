@@ -50,8 +50,10 @@ def make(name: str, modality: str, *, seed: int = 0, batchnorm: bool = True) -> 
     torch.manual_seed(seed)
     options = {**find(modality).backbone_options(spec), **SMALL.get(modality, {})}
     kinds = registry.find("objective", name).backbones
-    kind = "vit_tiny" if "tokens" in kinds else "towers" if "towers" in kinds else "resnet_tiny"
+    kind = next(network for family, network in (("tokens", "vit_tiny"), ("towers", "towers"), ("nodes", "gcn_tiny"),
+                                                ("maps", "resnet_tiny")) if family in kinds)
     small: dict[str, Any] = {"vit_tiny": {"dim": 32, "depth": 2, "heads": 2}, "towers": {"encoder": "vit_tiny"},
+                             "gcn_tiny": {"dim": 32, "depth": 2, "heads": 2},
                              "resnet_tiny": {"depths": (1, 1), "widths": (8, 16), "stride": 4}}[kind]
     network = build_backbone(kind, channels=spec.channels, size=spec.extent, **small, **options)
     method: Objective = registry.build("objective", name, network, spec)

@@ -27,7 +27,7 @@ class Backbone(nn.Module):
             channels, size and options build the same network with fresh random weights, without any download.
     """
 
-    kind: Literal["tokens", "maps", "towers"]
+    kind: Literal["tokens", "maps", "towers", "nodes"]
     dim: int  # width of pooled features
     token_dim: int  # width of tokens
     stride: int  # pixels a token
@@ -56,7 +56,8 @@ class Backbone(nn.Module):
             x: normalised samples.
             keep: (B, K) int64 raster indices of the tokens to compute; the others are left out (kind "tokens" only).
             mask: (B, N) bool, True = hidden. Kind "tokens": hidden tokens are replaced by ``mask_token``. Kind "maps":
-                sparse convolution, hidden positions stay zero through the network.
+                sparse convolution, hidden positions stay zero through the network. Kind "nodes": the features of
+                hidden nodes are replaced, by a ``mask_token`` as wide as these.
             mask_token: (token_dim,) what stands for a hidden token; zeros when None.
         """
 

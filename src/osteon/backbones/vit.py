@@ -30,7 +30,7 @@ CARD = Card(
     papers=("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
             "Vision Transformers Need Registers", "Going deeper with Image Transformers",
             "SSAMBA: Self-Supervised Audio Representation Learning with Mamba State Space Model"),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="Fixed sine-cosine positions and the mean of the patch tokens by default (the paper: learned positions "
     "and a class token, both options here); the patch size follows the image size. Of SSAMBA (trunk=mamba, "
     "pre-trained by the objective ssast) every block reads both ways, and blocks are not also paired, one "

@@ -23,7 +23,7 @@ class Card:
         differs: where the implementation departs from the paper and why; never empty.
         rows: numbers of the papers in osteon's list of 442.
         backbones: families it can train: ``"tokens"`` (ViT-like), ``"maps"`` (convolutional), ``"towers"`` (one
-            encoder a modality).
+            encoder a modality), ``"nodes"`` (graph networks).
         labels: whether training needs labels.
         cost: a word on compute, e.g. ``"2 forwards per image"``.
     """

@@ -9,6 +9,7 @@ import numpy as np
 
 from osteon.data.dataset import Dataset
 from osteon.data.listing import raw_bytes
+from osteon.parts.types import DataSpec
 
 #: Side of the grey thumbnails that are compared all against all.
 COARSE = 16
@@ -79,6 +80,16 @@ def find_duplicates(a: Dataset, b: Dataset, *, near: bool = True) -> Duplicates:
     else:
         _find_near(a, b, done, found)
     return found
+
+
+def transductive(spec: DataSpec) -> bool:
+    """Whether samples are the nodes of one graph: all of it is seen without labels by definition of the task."""
+    return spec.modality == "graph" and spec.traits.get("level") == "node"
+
+
+#: What is said instead of looking for copies of test samples in unlabelled data of such a graph.
+TRANSDUCTIVE = ("leak check: samples are nodes of one graph, all of which is seen without labels (transductive), so "
+                "test nodes may lie in the pre-training data; that none is among the labelled ones was checked")
 
 
 def _find_near(a: Dataset, b: Dataset, done: np.ndarray, found: Duplicates) -> None:

@@ -29,7 +29,7 @@ from osteon.parts.types import DataSpec
 
 #: What a source may be, for messages.
 KINDS = ("a folder of images, recordings, texts or clouds of points, with or without a subfolder a class; a csv or "
-         "parquet manifest, parquet files, .npy, .npz, .ts, .txt, .jsonl; a csv of a series or of rows of a table; "
+         "parquet manifest, parquet files, .npy, .npz, .ts, .txt, .jsonl; a csv of a series, of rows or edges; "
          "digits, tones, waves, sentences, mixed, shapes, numbers... or hf:NAME; a part of it as SOURCE:SPLIT, and the "
          "samples of a list as SOURCE@ids.csv")
 

@@ -27,7 +27,7 @@ CARD = Card(
     kind="objective",
     name="aim",
     papers=("Scalable Pre-training of Large Autoregressive Image Models",),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video"),
     differs="The loss is the mean over the patches after each sample's prefix, then over samples, so that every sample "
     "counts alike whatever its prefix. The head is as wide as the trunk and 4 blocks deep instead of 2048 and 12. The "
     "trunk and the MLPs keep their biases. Class and register tokens, which the paper's trunk lacks, belong to the "

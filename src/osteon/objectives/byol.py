@@ -22,7 +22,8 @@ CARD = Card(
     kind="objective",
     name="byol",
     papers=("Bootstrap your own latent: A new approach to self-supervised Learning",),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
+    backbones=("tokens", "maps", "nodes"),
     differs="Heads are twice as wide as the backbone (256 to 4096) instead of always 4096. The companion's momentum "
     "starts at 0.99 (the paper's for 300 epochs) instead of 0.996 (1,000 epochs). AdamW instead of LARS.",
     cost="2 forwards per image, and 2 of the companion",

@@ -27,7 +27,7 @@ CARD = Card(
     kind="objective",
     name="ijepa",
     papers=("Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture",),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="The loss is the authors' code's smooth L1 distance to layer-normalised targets, not the paper's squared "
     "distance to plain ones (option loss=l2 squares it). The predictor is half as wide as the encoder and 3 blocks "
     "deep instead of 384 and 6 to 12. Context is cut to the smallest count of the global batch, not of each process's.",

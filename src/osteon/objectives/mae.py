@@ -25,7 +25,7 @@ CARD = Card(
     kind="objective",
     name="mae",
     papers=("Masked Autoencoders Are Scalable Vision Learners",),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="The decoder is half as wide as the encoder (rounded to a multiple of 16, at least 64) and 2 blocks deep "
     "instead of 512 and 8. It does not see the class token, where there is one, and starts from PyTorch's initial "
     "weights instead of Xavier's.",

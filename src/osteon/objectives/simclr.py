@@ -28,7 +28,8 @@ CARD = Card(
         "A Simple Framework for Contrastive Learning of Visual Representations",
         "Big Self-Supervised Models are Strong Semi-Supervised Learners",
     ),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
+    backbones=("tokens", "maps", "nodes"),
     differs="The loss is the mean over all 2B views; the authors' release adds the two views' means, twice as much. "
     "The head's width is the backbone's (at least 128) rather than fixed at 2048. The second stage's linear-head "
     "fine-tuning and distillation are not part of this objective. AdamW instead of LARS.",

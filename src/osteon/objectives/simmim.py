@@ -23,7 +23,7 @@ CARD = Card(
     kind="objective",
     name="simmim",
     papers=("SimMIM: A Simple Framework for Masked Image Modeling",),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="The side of a hidden cell follows the image (a sixth of it, in whole tokens) instead of 32 pixels at 192 "
     "and 224. Positions are the backbone's own instead of a relative bias shared by all layers. Hierarchical "
     "Transformers (Swin) are not covered.",

@@ -24,7 +24,8 @@ CARD = Card(
     kind="objective",
     name="supervised",
     papers=("ResNet strikes back: An improved training procedure in timm",),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
+    backbones=("tokens", "maps", "nodes"),
     differs="Options of the paper's recipe, not its ImageNet schedule; off by default, since the default is the plain "
     "control. Repeated augmentation is a setting of training (repeats=3), LAMB another (optimizer=lamb).",
     rows=(253,),

@@ -27,7 +27,8 @@ CARD = Card(
     kind="objective",
     name="swav",
     papers=("Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
+    backbones=("tokens", "maps", "nodes"),
     differs="eps is 0.03 instead of 0.05: the authors' first remedy where the loss stays near log K, as short runs on "
     "small images did. 4 local crops instead of 6, none under 16 pixels. The number of prototypes follows the number "
     "of classes (200 to 3000, 300 if unknown) instead of always 3000. The queue is off by default and, if asked for, "

@@ -23,7 +23,8 @@ CARD = Card(
     kind="objective",
     name="vicreg",
     papers=("VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",),
-    modalities=("image", "sound", "series", "text", "table", "points", "volume", "video", "several"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
+    backbones=("tokens", "maps", "nodes"),
     differs="The variance terms of the two views are averaged and the squared difference is averaged over dimensions, "
     "as the authors' release does; the paper's equations sum both (on one batch 22.44 here, 44.88 with summed variance "
     "terms). The expander is 4 times as wide as the backbone (256 to 8192) instead of always 8192. AdamW instead of "

@@ -13,7 +13,17 @@ from torch.nn import functional as F
 from osteon.backbones import build_backbone
 from osteon.backbones.resnet import ResNet
 from osteon.core import registry
-from osteon.evaluators import cka, intrinsic_dimension, layer_masking, linearity, ood, signal_propagation, utilised_rank
+from osteon.data import Dataset, open_source
+from osteon.evaluators import (
+    cka,
+    intrinsic_dimension,
+    layer_masking,
+    linearity,
+    ood,
+    signal_propagation,
+    utilised_rank,
+    w2pgnn,
+)
 from osteon.evaluators._logistic import Logistic
 from osteon.evaluators.label_free import LabelFree
 from osteon.evaluators.projection_head import head_report
@@ -24,6 +34,8 @@ from osteon.verbs._model import Trained, extract, fit_samples
 
 #: most rows (tokens or positions) an analysis of a layer looks at, and most samples of a CKA
 ROWS, SAMPLES = 4096, 512
+#: most graphs on either side of the feasibility
+GRAPHS = 500
 
 
 def spectrum(c: Context) -> Section:
@@ -353,9 +365,39 @@ def _fit(module: torch.nn.Module, x: Tensor, y: Tensor, shown: Tensor, asked: Te
     return float((told == y[asked]).double().mean())
 
 
-#: name -> analysis, in the order of the page; the last runs only when it is asked for by name
+def sources(c: Context) -> Section:
+    """Whether the graphs a run was pre-trained on suit these."""
+    out = Section("feasibility", "Do the pre-training graphs suit these?")
+    made, origin = c.model.spec, c.model.meta.get("source")
+    if made.modality != "graph" or origin is None:
+        out.skipped = "compares graphs with those a run was pre-trained on"
+        return out
+    rng = np.random.default_rng(c.seed)
+    sides = [_adjacencies(data, rng) for data in (open_source(origin, like=made), c.data)]
+    found = w2pgnn.feasibility(sides[0], sides[1], seed=c.seed)
+    out.findings = [
+        Finding("feasibility: minus the distance of the best mixture of source graphons", found.score, None,
+                "0 is a perfect fit; compare sources for one target at one resolution", "W2PGNN (2023)"),
+        Finding("the same of their plain mean", found.plain, None, "at most the above", "W2PGNN (2023)")]
+    out.columns = ["Group of source graphs", "Graphs", "Weight in the mixture"]
+    out.rows = [[i + 1, n, f"{w:.3f}"] for i, (n, w) in enumerate(zip(found.sizes, found.weights, strict=True))]
+    out.notes.append(f"{len(sides[0])} graphs of {origin} and {len(sides[1])} of these; features of nodes play no part")
+    return out
+
+
+def _adjacencies(data: Dataset, rng: np.random.Generator) -> list[np.ndarray]:
+    """Adjacencies of at most :data:`GRAPHS` samples, without nodes that only fill them up."""
+    rows = np.sort(rng.permutation(len(data))[:GRAPHS])
+    squares = data.batch(rows)["graph"].numpy()[:, int(data.spec.traits["features"]):].astype(np.float32)
+    there = [np.diag(s) > 0 for s in squares]
+    return [s[t][:, t] for s, t in zip(squares, there, strict=True)]
+
+
+#: name -> analysis, in the order of the page; those on request run only when they are asked for by name
 ANALYSES: dict[str, Callable[[Context], Section]] = {
     "spectrum": spectrum, "cka": similarity, "linearity": linear_blocks, "utilised_rank": rank_use,
     "signal_propagation": signal, "layer_masking": masking, "projection_head": head, "ood": outliers,
-    "intrinsic_dimension": directions}
-ON_REQUEST = ("intrinsic_dimension",)
+    "feasibility": sources, "intrinsic_dimension": directions}
+ON_REQUEST = ("intrinsic_dimension", "feasibility")
+#: modality beside images -> analyses that are defined for it
+OTHERS = {"graph": ("spectrum", "feasibility")}

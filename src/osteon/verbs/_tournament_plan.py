@@ -16,6 +16,7 @@ from osteon.core.errors import DataError, InUseError, UsageError, nearest
 from osteon.core.options import settle
 from osteon.core.plain import changes, plain
 from osteon.data import Dataset, open_source
+from osteon.data.leaks import TRANSDUCTIVE, transductive
 from osteon.recipes import LR_SCALE, Recipe, read_recipes
 from osteon.verbs._arms import make_task
 from osteon.verbs._tournament_budget import Budget, Price, off_by, parse_budget, steps_within
@@ -110,7 +111,8 @@ def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, A
     if file.exists():
         return _stored(file, asked)
     _refuse_foreign(root)
-    kept, notes = _without_leaks(source, train, test, wish.leaks)
+    kept, notes = _without_leaks(source, train, test, wish.leaks,
+                                 labelled=any(registry.find("objective", r.objective).labels for r in recipes))
     flip = all({**common[r.name], **r.settings}.get("flip") is not False for r in recipes)
     place = {name: i for i, name in enumerate(test.ids)}
     make_task(train, kept, list(wish.label_budget), wish.seeds, flip=flip)  # refuses what cannot be evaluated
@@ -206,11 +208,14 @@ def searched(plan: Mapping[str, Any]) -> list[Trial]:
     return [Trial(t["number"], t["name"], t["recipe"], t["options"]) for t in plan["trials"] if "source" not in t]
 
 
-def _without_leaks(source: Dataset, train: Dataset, test: Dataset, leaks: str) -> tuple[Dataset, list[str]]:
-    """The test part without copies of what is trained on, and what was found."""
+def _without_leaks(source: Dataset, train: Dataset, test: Dataset, leaks: str, *,
+                   labelled: bool) -> tuple[Dataset, list[str]]:
+    """The test part without copies of what is trained on (with labels or not), and what was found."""
     test, notes = check_leaks([], train, test, leaks)
     if source.fingerprint == train.fingerprint:
         return test, notes
+    if transductive(test.spec) and not labelled:
+        return test, [*notes, TRANSDUCTIVE]
     try:
         test, more = check_leaks([], source, test, leaks)
     except DataError as error:

@@ -19,7 +19,7 @@ from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import open_source
 from osteon.report.page import Report, Series, Verdict
-from osteon.verbs._analyses import ANALYSES, ON_REQUEST
+from osteon.verbs._analyses import ANALYSES, ON_REQUEST, OTHERS
 from osteon.verbs._analysis_context import Context, Section
 from osteon.verbs._model import load_trained
 
@@ -34,7 +34,8 @@ def analyse(run: str | Path, source: str | Path, *, only: Sequence[str] = (), ag
     Args:
         run: run folder.
         source: samples it is looked at with; labels serve some analyses.
-        only: names of analyses; by default all but ``intrinsic_dimension``, which trains networks.
+        only: names of analyses; by default all but ``intrinsic_dimension``, which trains networks; for graphs
+            ``spectrum`` and ``feasibility``.
         against: another run, compared layer by layer.
         ood: source of samples unlike ``source``.
         samples: use at most so many, drawn at random.
@@ -54,8 +55,7 @@ def analyse(run: str | Path, source: str | Path, *, only: Sequence[str] = (), ag
     options = _options(settings or {})
     model = load_trained(run)
     if model.spec.modality != "image":
-        raise UsageError(f"The diagnostics are defined for images; this run was trained on {model.spec.modality}.",
-                         where=str(run), fix="osteon evaluate scores it, label_free among its metrics.")
+        names = _defined(names if only else list(ANALYSES), model.spec.modality, asked=bool(only), where=str(run))
     dataset = open_source(source, like=model.spec)
     notes = list(dataset.notes)
     if len(dataset) < 2:
@@ -103,6 +103,17 @@ def _chosen(only: Sequence[str]) -> list[str]:
             raise UsageError(f"There is no analysis called '{name}'.{nearest(name, ANALYSES)}", where="--only",
                              fix=f"Analyses: {', '.join(ANALYSES)}.")
     return [n for n in ANALYSES if n in names] or [n for n in ANALYSES if n not in ON_REQUEST]
+
+
+def _defined(names: Sequence[str], modality: str, *, asked: bool, where: str) -> list[str]:
+    """Those of the analyses that mean something for a modality beside images."""
+    known = OTHERS.get(modality, ())
+    left = [n for n in names if n in known]
+    if not left or asked and len(left) < len(names):
+        words = f"for {modality} there are: {', '.join(known)}; " if known else ""
+        raise UsageError(f"The diagnostics are defined for images; this run was trained on {modality}.", where=where,
+                         fix=f"{words}osteon evaluate scores it, label_free among its metrics.")
+    return left
 
 
 def _options(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import Dataset, find_duplicates, open_source
+from osteon.data.leaks import TRANSDUCTIVE, transductive
 from osteon.modalities import find
 from osteon.parts.intervals import hierarchical_interval
 from osteon.parts.types import DataSpec
@@ -214,7 +215,11 @@ def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, leaks:
     notes: list[str] = []
     leaked: set[str] = set()
     pools = [("--train", train)]
+    unlabelled = transductive(test.spec) and not any(_reads_labels(m) for m in models)
+    notes += [TRANSDUCTIVE] if unlabelled and models else []
     for source in sorted({str(s) for m in models for s in m.meta.get("sources") or [m.meta.get("source")] if s}):
+        if unlabelled:
+            break
         try:
             pool = open_source(source, like=models[0].spec)
         except (UsageError, DataError) as error:
@@ -244,6 +249,12 @@ def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, leaks:
         notes.append(f"leak check: {len(test) - len(kept)} test samples were dropped, {len(kept)} remain")
         test = test.subset(kept)
     return test, notes
+
+
+def _reads_labels(model: Trained) -> bool:
+    """Whether a model was pre-trained on labels; one of unknown origin may have been."""
+    name = model.meta.get("objective", {}).get("name")
+    return name is None or registry.find("objective", name).labels
 
 
 def _leak(text: str, where: str, leaks: str, notes: list[str]) -> None:

@@ -294,6 +294,9 @@ def _backbone(name: str, init: str | Path | None, fits: tuple[str, ...], dataset
     if name == "auto" and "towers" in fits and spec.modality == "several":
         name = "towers"
         say("backbone=towers: an encoder a member, which the objective compares")
+    elif name == "auto" and "tokens" not in fits and "nodes" in fits:
+        name = "gcn_mini"
+        say(f"backbone={name}: the objective trains graph networks")
     elif name == "auto" and spec.modality != "image":
         name = "vit_mini"
         say(f"backbone={name}: the Transformer of every modality beside images")
@@ -311,7 +314,7 @@ def _refuse_kind(network: Backbone, fits: tuple[str, ...], where: str) -> None:
     """An objective that cannot train this kind of backbone says so before anything is computed."""
     if network.kind not in fits:
         kinds = {"tokens": "token backbones (ViT)", "maps": "convolutional backbones (ResNet)",
-                 "towers": "one encoder a modality (towers)"}
+                 "towers": "one encoder a modality (towers)", "nodes": "graph networks (GCN, GIN, GAT)"}
         raise UsageError(f"This objective trains {' or '.join(kinds[k] for k in fits)}; '{network.name}' is not one.",
                          where=where)
 
