@@ -70,9 +70,38 @@ def rows(folder: Path) -> tuple[str, dict[str, Any]]:
         "finalists": 3, "settings": {"batch_size": 64}}
 
 
+def generated(source: str, title: str, recipes: list[Recipe], labels: int, **settings: Any,
+              ) -> Callable[[Path], tuple[str, dict[str, Any]]]:
+    """A tournament on a generated source."""
+    def case(folder: Path) -> tuple[str, dict[str, Any]]:
+        return title, {"source": f"{source}:train", "train": f"{source}:train", "test": f"{source}:test",
+                       "recipes": recipes, "budget": "200steps", "label_budget": (labels, "all"), "trials": 1,
+                       "finalists": 3, "settings": {"batch_size": 64, **settings}}
+
+    return case
+
+
+def graphs(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Cora's nodes on the public split; the graph itself is unlabelled data."""
+    cora = str(DATA / "graph" / "cora" / "cora.npz")
+    return "2,708 papers of Cora, 140 of them labelled", {
+        "source": cora, "train": f"{cora}:train", "test": f"{cora}:test",
+        "recipes": [Recipe(name, name, backbone="gcn_mini") for name in ("graphmae", "simclr", "resvgae")],
+        "budget": "200steps", "label_budget": ("all",), "trials": 1, "finalists": 3,
+        "settings": {"batch_size": 64, "nodes": 32}}
+
+
 #: name -> what makes its title and the arguments of ``compare``, given a folder for small files
 CASES: dict[str, Callable[[Path], tuple[str, dict[str, Any]]]] = {
-    "image": images, "sound": sound, "series": series, "text": text, "table": rows}
+    "image": images, "sound": sound, "series": series, "text": text, "table": rows, "graph": graphs,
+    "points": generated("shapes", "generated clouds of eight solids", small("simclr", "mae", "point_cmae"), 80,
+                        points=128),
+    "volume": generated("phantoms", "generated phantoms", small("simclr", "mae", "voco"), 50, spacing=1.34, extent=12,
+                        **{"backbone.patch": 4}),
+    "video": generated("moving_digits", "digits in motion", small("simclr", "mae", "vicreg"), 50,
+                       **{"backbone.patch": 8}),
+    "several": generated("numbers", "images, sounds and words of numbers, some of each missing",
+                         small("simclr", "mae", "multimae"), 50, bands=32)}
 
 
 def hold(name: str) -> str:
