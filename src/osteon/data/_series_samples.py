@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from osteon.core.errors import DataError
 from osteon.data._series_files import read_table, read_ts
-from osteon.data.arrays import _labels, _load, _refused
+from osteon.data.arrays import _labels, _load, read_archive
 from osteon.data.listing import Listing, RawLabel, digest
 from osteon.parts.types import DataSpec
 
@@ -72,23 +71,9 @@ def _ts(parts: dict[str, Path], source: str, like: DataSpec | None) -> Listing:
 
 
 def _npz(path: Path, source: str, asked: bool, like: DataSpec | None) -> Listing | None:
-    with path.open("rb") as file:
-        try:
-            parts = _load(file, source)
-        except DataError:
-            if asked:
-                raise
-            return None  # whoever reads other archives says what is wrong
-        names = getattr(parts, "files", [])
-        if "series" not in names:
-            if not asked:
-                return None
-            raise DataError(f"The archive has no array 'series'; it has: {', '.join(names) or 'nothing'}.",
-                            where=source, fix="Save it with np.savez(path, series=..., label=...).")
-        try:
-            held = {name: parts[name] for name in ("series", "label", "class_names", "group", "split") if name in names}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise _refused(error, source) from error
+    held = read_archive(path, source, "series", asked=asked)
+    if held is None:
+        return None
     series = _checked(held["series"], source)
     for name in ("label", "group", "split"):
         if name in held and len(held[name]) != len(series):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError, UsageError
-from osteon.data.arrays import _labels, _load, _refused
+from osteon.data.arrays import _labels, _load, read_archive
 from osteon.data.listing import Listing, RawLabel, digest
 
 
@@ -34,24 +32,8 @@ def list_archive(path: Path, source: str, *, modality: str, shapes: str, asked: 
         return _listing({modality: found}, source, path, modality, shapes)
     if suffix != ".npz":
         return None
-    with path.open("rb") as file:
-        try:
-            parts = _load(file, source)
-        except DataError:
-            if asked:
-                raise
-            return None  # whoever reads other archives says what is wrong
-        names = getattr(parts, "files", [])
-        if modality not in names:
-            if not asked:
-                return None
-            raise DataError(f"The archive has no array '{modality}'; it has: {', '.join(names) or 'nothing'}.",
-                            where=source, fix=f"Save it with np.savez(path, {modality}=..., label=...).")
-        try:
-            held = {name: parts[name] for name in (modality, "label", "class_names", "group", "split") if name in names}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise _refused(error, source) from error
-    return _listing(held, source, path, modality, shapes)
+    held = read_archive(path, source, modality, asked=asked)
+    return None if held is None else _listing(held, source, path, modality, shapes)
 
 
 def _listing(held: dict[str, np.ndarray], source: str, path: Path, modality: str, shapes: str) -> Listing:

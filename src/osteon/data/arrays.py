@@ -45,6 +45,31 @@ def list_arrays(path: Path, source: str) -> Listing:
     return _from_arrays(arrays, source, stamp)
 
 
+def read_archive(path: Path, source: str, name: str, *, asked: bool) -> dict[str, np.ndarray] | None:
+    """The array ``name`` of an ``.npz`` with its labels, class names, groups and splits, as far as it has them.
+
+    None where it has no such array, or is damaged: whoever reads other archives says what is wrong. An error when the
+    array was asked for.
+    """
+    with path.open("rb") as file:
+        try:
+            parts = _load(file, source)
+        except DataError:
+            if asked:
+                raise
+            return None
+        names = getattr(parts, "files", [])
+        if name not in names:
+            if not asked:
+                return None
+            raise DataError(f"The archive has no array '{name}'; it has: {', '.join(names) or 'nothing'}.",
+                            where=source, fix=f"Save it with np.savez(path, {name}=..., label=...).")
+        try:
+            return {key: parts[key] for key in (name, "label", "class_names", "group", "split") if key in names}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise _refused(error, source) from error
+
+
 def list_digits(split: str | None) -> Listing:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 grey; values 0..16 become round(v * 255 / 16).
 

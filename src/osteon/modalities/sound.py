@@ -5,12 +5,10 @@ Shape letters: B batch, M mel bands, F frames, T samples of a wave.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import stat
 import wave
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 
 from osteon.core.errors import MissingExtra
 from osteon.modalities._base import Control, Payload, Unreadable
+from osteon.modalities._files import reasons
 from osteon.parts.types import DataSpec
 
 #: Files with these endings are taken for recordings.
@@ -55,7 +54,7 @@ def read_header(payload: Payload) -> Header:
     """Rate, length and channels of a recording without decoding it. Raises :class:`Unreadable`."""
     if isinstance(payload, np.ndarray):
         raise Unreadable("is an array without a rate")
-    with _reasons(), _open(payload) as file:
+    with reasons(), _open(payload) as file:
         header = Header(int(file.samplerate), int(file.frames), int(file.channels))
     if header.length < 1:
         raise Unreadable("holds no sample of sound")
@@ -71,7 +70,7 @@ def decode(payload: Payload, rate: int) -> np.ndarray:
     """One recording as a mono wave at ``rate`` samples a second, (T,) float32 about [-1, 1]. Raises `Unreadable`."""
     from scipy.signal import resample_poly
 
-    with _reasons(), _open(payload) as file:
+    with reasons(), _open(payload) as file:
         found = int(file.samplerate)
         mono = file.read(dtype="float32", always_2d=True).mean(1)
     if not len(mono):
@@ -261,18 +260,3 @@ def _open(payload: Payload) -> Any:
         except (wave.Error, EOFError):
             raise MissingExtra("soundfile", "sound", why="Reading sound other than plain wav files") from error
     return soundfile.SoundFile(file)
-
-
-@contextlib.contextmanager
-def _reasons() -> Iterator[None]:
-    """Turn whatever a decoder raises on a damaged or hostile file into one sentence."""
-    try:
-        yield
-    except (Unreadable, MissingExtra):
-        raise
-    except FileNotFoundError as error:
-        raise Unreadable("file not found") from error
-    except PermissionError as error:
-        raise Unreadable("no permission to read") from error
-    except Exception as error:  # decoders raise about anything on damaged input
-        raise Unreadable(f"cannot be decoded: {str(error).strip() or type(error).__name__}") from error
