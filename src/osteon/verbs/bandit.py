@@ -15,13 +15,14 @@ import torch
 from osteon import __version__
 from osteon.backbones.dpt import DPT
 from osteon.core.atomic import write_text
-from osteon.core.errors import DataError, UsageError
+from osteon.core.errors import UsageError
 from osteon.core.plain import plain
-from osteon.core.tensorfile import read_tensors, write_tensors
+from osteon.core.tensorfile import write_tensors
 from osteon.parts.bandits import GaussianBandits
 from osteon.parts.intervals import bootstrap_interval
 from osteon.parts.types import Draws, Step
 from osteon.report.bandit_page import write_bandit_report
+from osteon.verbs._learner import load_learner
 
 #: The file of the network in its folder.
 FILE = "dpt.safetensors"
@@ -86,18 +87,7 @@ def load_dpt(folder: str | Path) -> tuple[DPT, dict[str, Any]]:
         UsageError: the folder holds none.
         DataError: its file is damaged.
     """
-    path = Path(folder) / FILE
-    if not path.is_file():
-        raise UsageError("This folder holds no network for bandits.", where=str(folder),
-                         fix="Make one: osteon bandit --out FOLDER.")
-    state, meta = read_tensors(path)
-    try:
-        network = DPT(**meta["dpt"])
-        network.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"The file holds another network: {error}", where=str(path),
-                        fix="Make one: osteon bandit --out FOLDER.") from error
-    return network.eval(), meta
+    return load_learner(Path(folder) / FILE, DPT, "dpt", what="for bandits", verb="bandit")
 
 
 def play_all(network: DPT, bandits: GaussianBandits, tasks: int) -> dict[str, np.ndarray]:

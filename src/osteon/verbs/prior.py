@@ -12,9 +12,10 @@ import torch
 
 from osteon import __version__
 from osteon.backbones.pfn import PFN
-from osteon.core.errors import DataError, UsageError
-from osteon.core.tensorfile import read_tensors, write_tensors
+from osteon.core.errors import UsageError
+from osteon.core.tensorfile import write_tensors
 from osteon.parts.priors import RandomNetworks
+from osteon.verbs._learner import load_learner
 
 #: The file a prior's folder holds.
 FILE = "pfn.safetensors"
@@ -78,15 +79,4 @@ def load_prior(folder: str | Path) -> tuple[PFN, dict[str, Any]]:
         UsageError: the folder holds none.
         DataError: its file is damaged.
     """
-    path = Path(folder) / FILE
-    if not path.is_file():
-        raise UsageError("This folder holds no network that was trained on a prior.", where=str(folder),
-                         fix="Make one: osteon prior --out FOLDER.")
-    state, meta = read_tensors(path)
-    try:
-        network = PFN(**meta["pfn"])
-        network.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"The file holds another network: {error}", where=str(path),
-                        fix="Make one: osteon prior --out FOLDER.") from error
-    return network.eval(), meta
+    return load_learner(Path(folder) / FILE, PFN, "pfn", what="that was trained on a prior", verb="prior")
