@@ -113,7 +113,7 @@ def hold(name: str) -> str:
         where = ROOT / "docs" / "evidence" / "tournaments"
         where.mkdir(parents=True, exist_ok=True)
         page_of = Path(result["report"]).read_text(encoding="utf-8")
-        for place in (f"{folder}/", f"{DATA}/", str(cache_folder(None))):  # folders of this machine are nobody else's business
+        for place in (f"{folder}/", f"{DATA}/", str(cache_folder(None))):  # nobody else's business
             page_of = page_of.replace(place, "")
         (where / f"{name}.html").write_text(page_of, encoding="utf-8")
     asked = ", ".join(f"{k}={v}" for k, v in options.items() if k not in ("source", "train", "test", "recipes"))
