@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from osteon.parts.members import Members
+from osteon.parts.members import Member, Members
 from osteon.parts.types import DataSpec, Draws, Geometry, View
+
+if TYPE_CHECKING:
+    from osteon.views.recipes import Views
 
 
 @dataclass(frozen=True)
@@ -18,38 +21,38 @@ class SetPlan:
     """One view of a set.
 
     Args:
-        recipe: of each member.
-        number: which of the recipe's views.
-        options: option of the recipe -> value, for the members whose recipe has it.
+        parts: every member with the maker of its one view.
     """
 
-    recipe: str
-    number: int = 0
-    options: tuple[tuple[str, float], ...] = ()
+    parts: tuple[tuple[Member, Views], ...]
 
     def view(self, x: Tensor, spec: DataSpec, draws: Draws) -> View:
         """Draw and compute the view of packed samples (B, 1, T): packed again, in stored values."""
-        from osteon.views.recipes import make_views, recipe_options
-
-        members, made = Members.of(spec.traits), dict[str, Tensor]()
-        for member in members:
-            known = recipe_options(self.recipe, member.name)
-            options: dict[str, Any] = {k: v for k, v in self.options if k in known}
-            views = make_views(self.recipe, member.spec, **options)
-            plan = views.only(min(self.number, len(views) - 1))
-            drawn = plan(members.values(x, member), draws.fork(member.name))[0].x
-            made[member.name] = members.stored(member, drawn)
+        members = Members(member for member, _ in self.parts)
+        made = {member.name: members.stored(member, views(members.values(x, member), draws.fork(member.name))[0].x)
+                for member, views in self.parts}
         box = torch.tensor([0.0, 0.0, 1.0, 1.0], device=x.device).expand(len(x), 4)
         flip = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         return View(members.pack(members.there(x), made), Geometry(box, flip))
 
 
+def plans(spec: DataSpec, name: str, count: int, **options: Any) -> list[SetPlan]:
+    """So many views of sets by the recipe ``name`` of every member, each with the options that its recipe has."""
+    from osteon.views.recipes import make_views, recipe_options
+
+    made = []
+    for member in Members.of(spec.traits):
+        known = recipe_options(name, member.name)
+        given = {k: v for k, v in options.items() if k in known and v is not None}
+        made.append((member, make_views(name, member.spec, **given)))
+    return [SetPlan(tuple((member, views.only(min(i, len(views) - 1))) for member, views in made))
+            for i in range(count)]
+
+
 def _recipe(name: str, views: int) -> Callable[..., list[SetPlan]]:
     def recipe(spec: DataSpec, *, min_scale: float | None = None, strength: float | None = None,
                flip: bool | None = None, n_views: int = views) -> list[SetPlan]:
-        given = {"min_scale": min_scale, "strength": strength, "flip": flip}
-        options = tuple((k, v) for k, v in given.items() if v is not None)
-        return [SetPlan(name, i, options) for i in range(n_views)]
+        return plans(spec, name, n_views, min_scale=min_scale, strength=strength, flip=flip)
 
     recipe.__doc__ = f"Each member's own recipe ``{name}``."
     return recipe
@@ -67,8 +70,7 @@ def multicrop(spec: DataSpec, *, style: str = "swav", n_local: int = 0, stride: 
         global_scale: smallest share of a member in a view.
         strength: of what a member's recipe calls so.
     """
-    options = tuple((k, v) for k, v in (("min_scale", global_scale), ("strength", strength)) if v is not None)
-    return [SetPlan("simclr", i, options) for i in range(2)]
+    return plans(spec, "simclr", 2, min_scale=global_scale, strength=strength)
 
 
 #: Recipe name -> function of the data and keyword options that plans its views.
