@@ -125,3 +125,22 @@ def test_refusals():
         small(backbone={"patch": 16})
     with pytest.raises(UsageError):
         MP3(build_backbone("resnet_tiny", channels=1, size=16), IMAGE)
+
+
+def test_padding_is_neither_asked_about_nor_context():
+    torch.manual_seed(1)
+    spec = DataSpec("text", 1, 12, (0.0,), (1.0,), 1.0, shape=(12,))
+    method = MP3(build_backbone("vit_tiny", channels=1, size=(12,), dim=16, depth=2, heads=2, vocabulary=20), spec)
+    shake(method)
+    text = torch.zeros(2, 1, 12)
+    text[0, 0, :7], text[1, 0, :1] = torch.arange(7) + 3.0, 5.0
+    batch = {"text": text, "index": torch.arange(2)}
+    encoded = method.encode(batch, Draws.of(batch, STEP))
+    hidden = random_mask((12,), 0.5, Draws.of(batch, STEP).fork("mask"))
+    hidden[0, 7:] = True
+    logits, _ = method.locate(text[:1], hidden[:1])
+    want = torch.nn.functional.cross_entropy(logits[0, :7], torch.arange(7))
+    torch.testing.assert_close(encoded["loss"][0], want)
+    lost = [i for i in range(40) if random_mask((12,), 0.5, Draws.of(batch, Step(i, 40, 7)).fork("mask"))[1, 0]]
+    assert lost  # the only word of the second text is no context there
+    assert method.encode(batch, Draws.of(batch, Step(lost[0], 40, 7)))["loss"].isfinite().all()

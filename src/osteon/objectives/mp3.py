@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from osteon.backbones import Backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
+from osteon.objectives._masked import hidden_mean
 from osteon.parts.objective import Objective
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
 from osteon.views import make_views
@@ -53,7 +54,7 @@ class MP3(Objective):
     """Masked patch position prediction: every token, without positions, is to name its own place among all N.
 
     In each attention layer all tokens ask and only the context answers. The loss is the cross-entropy over places,
-    averaged over all tokens, those of the context too.
+    averaged over all tokens, those of the context too; padding is neither asked about nor context.
 
     Args:
         backbone: network to train.
@@ -95,10 +96,16 @@ class MP3(Objective):
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Per-sample loss ``"loss"`` and share of right places ``"hits"`` (B,), and pooled ``"features"``."""
         x = self.views(batch[self.data.modality], draws)[0].x
-        logits, tokens = self.locate(x, random_mask(self.grid, self.ratio, draws.fork("mask")))
+        hidden, present = random_mask(self.grid, self.ratio, draws.fork("mask")), self.backbone.present(x)
+        asked = torch.ones_like(hidden) if present is None else present
+        hidden = hidden | ~asked
+        hidden = hidden & ~hidden.all(1, keepdim=True)  # where a short text has lost every word, all is context
+        logits, tokens = self.locate(x, hidden)
         place = torch.arange(logits.shape[1], device=logits.device).expand(len(x), -1)
-        loss = F.cross_entropy(logits.float().transpose(1, 2), place, reduction="none").mean(1)
-        return {"loss": loss, "hits": (logits.argmax(-1) == place).float().mean(1), "features": tokens.mean(1).detach()}
+        loss = F.cross_entropy(logits.float().transpose(1, 2), place, reduction="none")
+        right = (logits.argmax(-1) == place).float()
+        return {"loss": hidden_mean(loss, asked), "hits": hidden_mean(right, asked),
+                "features": tokens.mean(1).detach()}
 
     def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
         """Mean over samples."""
