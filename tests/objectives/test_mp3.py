@@ -143,4 +143,6 @@ def test_padding_is_neither_asked_about_nor_context():
     torch.testing.assert_close(encoded["loss"][0], want)
     lost = [i for i in range(40) if random_mask((12,), 0.5, Draws.of(batch, Step(i, 40, 7)).fork("mask"))[1, 0]]
     assert lost  # the only word of the second text is no context there
-    assert method.encode(batch, Draws.of(batch, Step(lost[0], 40, 7)))["loss"].isfinite().all()
+    got = method.encode(batch, Draws.of(batch, Step(lost[0], 40, 7)))["loss"]
+    logits, _ = method.locate(text[1:], torch.zeros(1, 12, dtype=torch.bool))  # then everything is context
+    torch.testing.assert_close(got[1], torch.nn.functional.cross_entropy(logits[0, :1], torch.zeros(1).long()))

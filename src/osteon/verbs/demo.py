@@ -32,7 +32,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {"simclr": ("vit_tiny", {}), "ma
 SMALL: dict[str, dict[str, Any]] = {"sound": {"bands": 32, "backbone.patch": 8}, "series": {"backbone.patch": 4},
                                    "volume": {"spacing": 1.34, "extent": 12, "backbone.patch": 4},
                                    "video": {"backbone.patch": 8}, "points": {"points": 128},
-                                   "graph": {"backbone.depth": 3}}
+                                   "graph": {"backbone.depth": 3}, "several": {"bands": 16}}
 
 
 def source_of(modality: str) -> str:
