@@ -51,8 +51,8 @@ def demo(
     modality: Annotated[str, typer.Option(help="Kind of data: image, sound...; those that are no images run on "
                                           "generated data.")] = "image",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each run; with the defaults, about 5 minutes on two "
-                                       "cores.")] = 100,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run. Default: 100, of sets 40, which take 1 "
+                                              "to 5 minutes on two cores.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
 ) -> None:
     """The whole story on a small data set.
