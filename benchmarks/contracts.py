@@ -9,8 +9,6 @@ printed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 import sys
@@ -21,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from osteon.data.cache import cache_folder
+from benchmarks.journal import Journal, mark
 
 ROOT = Path(__file__).parents[1]
 STEPS, MORE, BATCH, STORE, ASKED = 300, 1500, 32, 1000, 2000
@@ -80,20 +78,6 @@ def attempt(job: tuple[str, str], steps: int) -> dict[str, Any]:
     return row
 
 
-def sources() -> str:
-    """Fingerprint of the package's sources: results of other sources do not count."""
-    files = sorted((ROOT / "src").rglob("*.py"))
-    return hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=8).hexdigest()
-
-
-def recorded() -> tuple[Path, dict[tuple[str, str], list[dict[str, Any]]]]:
-    """The journal, and (objective, network) -> what it holds of these sources."""
-    journal = cache_folder(None) / "contracts.jsonl"
-    lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
-    rows = [json.loads(text) for text in lines]
-    return journal, {(name, kind): attempts for name, kind, mark, attempts in rows if mark == sources()}
-
-
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     verdict = "holds" if row["holds"] else "DOES NOT HOLD " + row.get("stopped", "")
@@ -105,23 +89,22 @@ def line(row: dict[str, Any]) -> str:
 def main(names: list[str]) -> int:
     """Hold every objective (or those named) to the contract; write docs/evidence/contracts.md.
 
-    What is done is kept in ``contracts.jsonl`` of the cache folder by the fingerprint of the sources, so that a run
-    that was cut off goes on.
+    What is done is kept in ``contracts.jsonl`` of the cache folder by the fingerprint of the package's sources, so
+    that a run that was cut off goes on.
     """
     from osteon.core import registry
 
     jobs = [(c.name, kind) for c in registry.cards(kind="objective") if registry.fits(c, "image")
             for kind in c.backbones if not names or c.name in names]
     os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
-    journal, known = recorded()
+    journal, of = Journal("contracts"), mark(sorted((ROOT / "src").rglob("*.py")))
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"),
                              max_workers=len(os.sched_getaffinity(0))) as pool:
-        waiting = {pool.submit(hold, job): job for job in jobs if job not in known}
+        waiting = {pool.submit(hold, job): job for job in jobs if journal.get("/".join(job), of) is None}
         for done in as_completed(waiting):
-            known[waiting[done]] = done.result()
-            with journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([*waiting[done], sources(), done.result()]) + "\n")
+            journal.put("/".join(waiting[done]), of, done.result())
             print("\n".join(map(line, done.result())), flush=True)
+    known: dict[tuple[str, str], Any] = {job: journal.get("/".join(job), of) for job in jobs}
     rows = [known[job] for job in jobs]
     failed = [a for a in rows if not a[-1]["holds"]]
     longer = sum(len(a) > 1 and a[-1]["holds"] for a in rows)

@@ -10,14 +10,18 @@ from __future__ import annotations
 import importlib.abc
 import importlib.util
 import json
+import multiprocessing
 import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
 import torch
+
+from benchmarks.journal import Journal, mark
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("objectives", "adapters", "backbones", "evaluators", "parts", "train", "views", "selectors", "mergers",
@@ -60,42 +64,59 @@ def caught(name: str, file: Path, source: str, test: Path) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
-def main(names: list[str]) -> int:
-    """Replay the faults of the named methods, or of all; 0 when every one was noticed."""
+def replay(name: str) -> tuple[int, list[str]]:
+    """Plant every fault recorded for a file: how many there are, and what was not noticed."""
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))
-    missed, total, begun = [], 0, time.perf_counter()
-    lines = []
-    for record in sorted((ROOT / "tests" / "faults").glob("*.json")):
-        if names and record.stem not in names:
-            continue
-        room = next(r for r in ROOMS if (ROOT / "src" / "osteon" / r / f"{record.stem}.py").exists())
-        file = ROOT / "src" / "osteon" / room / f"{record.stem}.py"
-        test = ROOT / "tests" / room / f"test_{record.stem}.py"
-        source = file.read_text(encoding="utf-8")
-        found = 0
-        faults = json.loads(record.read_text(encoding="utf-8"))
-        for fault in faults:
-            if source.count(fault["find"]) != 1:
-                missed.append(f"{record.stem}: not found exactly once: {fault['find']!r}")
-                continue
-            changed = source.replace(fault["find"], fault["replace"])
-            if caught(f"osteon.{room}.{record.stem}", file, changed, test):
-                found += 1
-            else:
-                missed.append(f"{record.stem}: not noticed: {fault['why']}")
-        total += len(faults)
-        lines.append(f"{record.stem:24} {found}/{len(faults)} noticed")
-        print(lines[-1], flush=True)
-    for line in missed:
-        print(line, flush=True)
-    summary = f"{total - len(missed)} of {total} planted faults noticed, {time.perf_counter() - begun:.0f} seconds"
-    print(summary)
+    record, file, test, room = paths(name)
+    source, faults, missed = file.read_text(encoding="utf-8"), json.loads(record.read_text(encoding="utf-8")), []
+    for fault in faults:
+        if source.count(fault["find"]) != 1:
+            missed.append(f"{name}: not found exactly once: {fault['find']!r}")
+        elif not caught(f"osteon.{room}.{name}", file, source.replace(fault["find"], fault["replace"]), test):
+            missed.append(f"{name}: not noticed: {fault['why']}")
+    return len(faults), missed
+
+
+def paths(name: str) -> tuple[Path, Path, Path, str]:
+    """The record of the faults of a file, the file, its tests, and the room it is in."""
+    room = next(r for r in ROOMS if (ROOT / "src" / "osteon" / r / f"{name}.py").exists())
+    return (ROOT / "tests" / "faults" / f"{name}.json", ROOT / "src" / "osteon" / room / f"{name}.py",
+            ROOT / "tests" / room / f"test_{name}.py", room)
+
+
+def main(names: list[str]) -> int:
+    """Replay the faults of the named methods, or of all; 0 when every one was noticed.
+
+    What is done is kept in ``faults.jsonl`` of the cache folder until the file, its tests or its faults change.
+    """
+    journal, begun = Journal("faults"), time.perf_counter()
+    names_all = [record.stem for record in sorted((ROOT / "tests" / "faults").glob("*.json"))]
+    wanted = [name for name in names_all if not names or name in names]
+    marks = {name: mark(paths(name)[:3]) for name in wanted}
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"),
+                             max_workers=len(os.sched_getaffinity(0))) as pool:
+        waiting = {pool.submit(replay, name): name for name in wanted if journal.get(name, marks[name]) is None}
+        for done in as_completed(waiting):
+            name = waiting[done]
+            journal.put(name, marks[name], done.result())
+            print(line(name, *done.result()), flush=True)
+    results: dict[str, tuple[int, list[str]]] = {name: journal.get(name, marks[name]) or (0, []) for name in wanted}
+    missed = [text for _, texts in results.values() for text in texts]
+    total = sum(count for count, _ in results.values())
+    summary = f"{total - len(missed)} of {total} planted faults noticed"
+    print("\n".join([*missed, summary + f", {time.perf_counter() - begun:.0f} seconds"]))
     if not names:
-        page = ["# Planted faults", "", "Regenerate with `make faults`. Each line: faults planted in a method's file "
-                "that its own tests noticed.", "", "```", *lines, *missed, summary, "```", ""]
+        page = ["# Planted faults", "", "Regenerate with `make faults`. Each line: faults planted in a file "
+                "that its own tests noticed.", "", "```",
+                *(line(n, *results[n]) for n in wanted), *missed, summary, "```", ""]
         (ROOT / "docs" / "evidence" / "faults.md").write_text("\n".join(page), encoding="utf-8")
     return 1 if missed else 0
+
+
+def line(name: str, count: int, missed: list[str]) -> str:
+    """One row of the table."""
+    return f"{name:24} {count - len(missed)}/{count} noticed"
 
 
 if __name__ == "__main__":
