@@ -44,6 +44,8 @@ def test_reflections_come_in_equal_pairs_and_the_penalty_is_felt():
     assert adapter.reflections()[0].grad.abs().sum() > 0
     assert HRA(network("vit"), TASK, rank=4).penalty() is None
     assert adapter.expected_trainable() == 3 * 4 * 32 + 132
+    kernel = HRA(network("resnet"), TASK, rank=4, targets="layer1.0.conv1")  # 8 channels, 3 x 3
+    assert kernel.expected_trainable() == 4 * 8 * 9 + kernel.head_size
 
 
 def test_odd_ranks_and_oblong_kernels_are_refused():

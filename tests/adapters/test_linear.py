@@ -13,7 +13,7 @@ def test_the_logits_are_the_head_on_the_frozen_features_and_no_graph_enters_the_
     with torch.no_grad():
         want = base(images()).pooled @ probe.head.weight.T + probe.head.bias
     torch.testing.assert_close(probe(images()), want)
-    assert not probe.encode(images()).requires_grad
+    assert not probe.encode(images().requires_grad_()).requires_grad
     assert probe.expected_trainable() == 32 * 4 + 4
 
 
@@ -36,4 +36,5 @@ def test_training_finds_the_head_that_separates_the_features():
 def test_merged_it_is_the_backbone_as_it_was():
     base = network("vit")
     merged = Linear(base, TASK).merge()
+    assert list(merged.state_dict()) == list(base.state_dict())
     assert all(torch.equal(v, base.state_dict()[k]) for k, v in merged.state_dict().items())

@@ -47,6 +47,23 @@ def test_directions_have_unit_length_over_the_whole_network() -> None:
     assert abs(float(fast.mean())) < 1e-3 and 0.3 < float((fast > 0).double().mean()) < 0.7
 
 
+def test_fastfood_permutes_between_its_transforms() -> None:
+    """Without a permutation H G H is constant along i xor j, so that all columns hold the same sizes."""
+    expand = _fastfood(16, 16, torch.Generator().manual_seed(0))
+    sizes = torch.stack([expand(e) for e in torch.eye(16)], 1).abs()
+    turned = torch.stack([sizes[torch.arange(16) ^ j, 0] for j in range(16)], 1)
+    assert not torch.allclose(sizes, turned, atol=1e-3)
+
+
+def test_the_least_dimension_is_the_one_that_reaches_the_level() -> None:
+    def fit(module: nn.Module) -> float:
+        d = sum(p.numel() for p in module.parameters())
+        return min(1.0, 0.5 + 0.04 * d)  # 1 from d = 13 on, and in the whole network
+
+    at = {level: intrinsic_dimension(network, fit, [5, 8, 10, 13], level=level).least for level in (0.7, 0.8, 0.9, 1.0)}
+    assert at == {0.7: 5, 0.8: 8, 0.9: 10, 1.0: 13}
+
+
 def test_hadamard() -> None:
     assert hadamard(torch.tensor([1.0, 2, 3, 4])).tolist() == [10, -2, -4, 0]
     x = torch.randn(3, 16)

@@ -23,6 +23,13 @@ def test_a_fingerprint_depends_on_every_value_name_and_type_and_on_nothing_else(
     assert fingerprint(network("vit").double()) != fingerprint(one)
 
 
+def test_the_given_backbone_is_left_as_it_was():
+    base = network("vit")
+    base.train()
+    Linear(base, TASK).train()
+    assert all(p.requires_grad for p in base.parameters()) and base.training
+
+
 def test_the_delta_of_a_probe_is_its_head_and_the_fingerprint():
     adapter = Linear(network("vit"), TASK)
     delta = adapter.delta()

@@ -72,9 +72,8 @@ def outputs(network: nn.Module) -> Iterator[list[Tensor]]:
     def keep(_module: nn.Module, _args: Any, out: Any) -> None:
         seen.append((out if isinstance(out, Tensor) else out[0]).flatten(1))
 
-    inside = {id(m) for r in network.modules() if isinstance(r, Reparam) for m in r.modules() if m is not r}
-    handles = [m.register_forward_hook(keep) for m in network.modules()
-               if isinstance(m, LAYERS) and id(m) not in inside]
+    # The layer inside a Reparam is never called: its weight is read.
+    handles = [m.register_forward_hook(keep) for m in network.modules() if isinstance(m, LAYERS)]
     try:
         yield seen
     finally:
