@@ -40,7 +40,10 @@ def test_the_ladder_is_what_a_plain_loop_computes():
 def test_no_graph_enters_the_backbone_even_where_something_in_it_wants_gradient():
     adapter = LST(network("vit"), TASK, reduction=4).train()
     adapter.backbone.requires_grad_(True)
+    recording = []
+    adapter.backbone.blocks[0].register_forward_hook(lambda *_: recording.append(torch.is_grad_enabled()))
     adapter(images()).sum().backward()
+    assert recording == [False]
     assert all(p.grad is None for p in adapter.backbone.parameters())
     assert all(p.grad is not None for n, p in adapter.named_parameters() if not n.startswith("backbone."))
 
