@@ -66,6 +66,9 @@ def test_counts_and_options():
     assert SVFit(base, TASK, rank=99).expected_trainable() == 12 * 32 + 132  # at most all
     whole, part = (SVFit(base, TASK, energy=e).expected_trainable() for e in (1.0, 0.5))
     assert whole == 12 * 32 + 132 and part < whole / 1.5
+    half = SVFit(base, TASK, energy=0.5, targets="blocks.*.mlp.fc1")
+    assert list(half.layers()) == [f"blocks.{i}.mlp.fc1" for i in range(3)]
+    assert half.expected_trainable() == sum(p.numel() for p in half.trainable().values())
     note = next(n for n in SVFit(base, TASK, rank=5).notes if "singular values" in n)
     assert "blocks.0.attn.qkv 5" in note
     for wrong in ({"energy": 0.0}, {"energy": 1.1}, {"rank": -1}):

@@ -65,6 +65,7 @@ def test_convolutions_see_patches(options: dict) -> None:
     moments = second_moments(nn.Sequential(conv), [x])["0"]
     patches = F.unfold(x, 3, **options).transpose(1, 2).reshape(-1, 18)
     assert torch.allclose(moments, patches.T.double() @ patches.double())
+    assert torch.allclose(second_moments(nn.Sequential(conv), [x, -2 * x])["0"], 5 * moments)  # all batches count
     outputs = conv(x).movedim(1, -1).reshape(-1, 3).detach().double()
     weight = conv.weight.detach().flatten(1).T.double()
     assert torch.allclose(weight.T @ moments @ weight, outputs.T @ outputs, atol=1e-3)

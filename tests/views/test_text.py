@@ -49,6 +49,7 @@ def test_spans_are_contiguous_and_lie_within_the_text():
 def test_a_share_below_one_is_followed_by_padding():
     (view,) = make_views("crop_flip", SPEC, min_scale=0.5)(texts(*[16] * 400), draws(400))
     lengths = (view.x > 0).sum(-1)[:, 0]
+    assert torch.equal(lengths, view.params["length"])
     assert view.x.shape == (400, 1, 16) and set(lengths.tolist()) == set(range(9, 17))
     assert all((row[n:] == 0).all() and row[0] > 0 for row, n in zip(view.x[:, 0], lengths, strict=True))
 
