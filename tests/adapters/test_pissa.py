@@ -3,6 +3,7 @@ from __future__ import annotations
 import peft
 import pytest
 import torch
+from torch import nn
 
 from osteon.adapters.pissa import PiSSA
 from osteon.core.errors import UsageError
@@ -62,3 +63,6 @@ def test_convolutions_and_impossible_ranks_are_refused():
         with pytest.raises(UsageError, match="between 1 and the smaller side"):
             PiSSA(network("vit"), TASK, rank=rank)
     assert PiSSA.recipe["weight_decay"] == 0.0
+    mixed = network("resnet")
+    mixed.extra = nn.Linear(8, 6)
+    assert list(PiSSA(mixed, TASK, rank=2).shapes) == ["extra"]  # by rule, the convolutions stay as they are

@@ -36,6 +36,8 @@ def test_values_by_hand() -> None:
     assert first.name == "blocks.0" and second.name == "blocks.1"
     assert first.squared_mean == pytest.approx(9, rel=0.02) and first.variance == pytest.approx(5, rel=0.02)
     assert first.branch == pytest.approx(4, rel=0.02) and second.branch is None
+    apart = signal_propagation(Net(Add(torch.tensor([3.0, -3.0])[:, None, None], 0)), x)[0]
+    assert apart.squared_mean == pytest.approx(9, rel=0.02)  # of each channel's mean, though all together have mean 0
     tokens = x.flatten(2).transpose(1, 2)
 
     class Last(Add):

@@ -30,6 +30,7 @@ def test_backbone_and_old_heads_stay_bit_for_bit(head: str, preallocate: bool) -
     backbone, first = copy.deepcopy(rule.backbone.state_dict()), copy.deepcopy(rule.heads[0].state_dict())
     assert not torch.equal(backbone["map.weight"], torch.eye(8))  # the warm-up trained it
     assert len(rule.heads) == (3 if preallocate else 1)
+    assert not any(p.requires_grad for part in (rule.backbone, rule.heads[0]) for p in part.parameters())
     rule.learn(task(PARTS[1]))
     rule.learn(task(PARTS[2]))
     assert all(torch.equal(backbone[k], v) for k, v in rule.backbone.state_dict().items())

@@ -61,14 +61,17 @@ def test_what_is_written_in_a_stream_is_what_is_written_at_once(tmp_path: Path) 
     found, meta = read_tensors(tmp_path / "new" / "s.safetensors")  # verifies the checksum
     assert meta == {"x": 1} and all(torch.equal(found[k], v) for k, v in state.items())
     write_tensors(tmp_path / "t.safetensors", state, {"x": 1})
-    notes = []
+    notes, places = [], []
     for name in ("new/s.safetensors", "t.safetensors"):
         raw = (tmp_path / name).read_bytes()
-        notes.append(json.loads(raw[8:8 + int.from_bytes(raw[:8], "little")])["__metadata__"])
+        head = int.from_bytes(raw[:8], "little")
+        assert head % 8 == 0
+        entries = json.loads(raw[8:8 + head])
+        notes.append(entries.pop("__metadata__"))
+        places.append({key: entry["data_offsets"][0] for key, entry in entries.items()})
     assert notes[0] == notes[1]
     assert load_file(tmp_path / "new" / "s.safetensors").keys() == state.keys()  # any other reader
-    head = int.from_bytes(raw[:8], "little")
-    assert head % 8 == 0
+    assert all(place % state[key].element_size() == 0 for place_of in places for key, place in place_of.items())
 
 
 @pytest.mark.parametrize(("bad", "what"), [
