@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ABOUT = {"objective": "what to learn from", "adapter": "how to fit a backbone to a task",
          "compressor": "how to shrink it", "merger": "how to join several",
          "evaluator": "how to score features", "selector": "which samples to take",
-         "backbone": "networks"}
+         "backbone": "networks", "training": "how to train it cheaper"}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -27,7 +27,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for kind in KINDS:
         pages = [{card.name: address(card)} for card in registry.cards(kind=kind)]
         if pages:
-            menu.append({f"{kind.capitalize()}s": pages})
+            menu.append({heading(kind): pages})
     folder = Path(config.docs_dir, "evidence")
     evidence = sorted(p.relative_to(config.docs_dir).as_posix() for p in folder.rglob("*.md"))
     nav = [{"Methods": menu} if isinstance(entry, dict) and "Methods" in entry else entry for entry in config.nav or []]
@@ -51,13 +51,18 @@ def address(card: Card) -> str:
     return f"methods/{card.kind}-{card.name.replace('_', '-')}.md"
 
 
+def heading(kind: str) -> str:
+    """Name of a kind as the head of a list."""
+    return "Training" if kind == "training" else f"{kind.capitalize()}s"
+
+
 def index(cards: Sequence[Card]) -> str:
     """The page that lists all methods."""
     parts = ["# Methods", "", f"{len(cards)} methods. In the shell: `osteon methods`.", ""]
     for kind in KINDS:
         rows = [card for card in cards if card.kind == kind]
         if rows:
-            parts += [f"## {kind.capitalize()}s: {ABOUT[kind]}", ""]
+            parts += [f"## {heading(kind)}: {ABOUT[kind]}", ""]
             parts += ["| name | what it does | trains |", "|---|---|---|"]
             parts += [f"| [{card.name}]({address(card).removeprefix('methods/')}) | {cell(card.summary)} "
                       f"| {', '.join(card.backbones)} |" for card in rows]
@@ -73,6 +78,8 @@ def page(card: Card, options: Sequence[Option]) -> str:
     parts += [f"| {label} | {cell(value)} |" for label, value in facts if value]
     parts += ["", "## Papers", "", *[f"- {html.escape(title, quote=False)}" for title in card.papers]]
     parts += ["", "## Differences from the paper", "", html.escape(card.differs, quote=False), ""]
+    if card.switch:
+        parts += ["## Turning it on", "", f"`osteon pretrain ... {card.switch}`", ""]
     if options:
         parts += ["## Options", "", "| option | type | default | meaning |", "|---|---|---|---|"]
         parts += [f"| `{o.name}` | {code(o.type)} | {'required' if o.required else code(o.default)} | {cell(o.doc)} |"

@@ -9,8 +9,8 @@ import torch
 from osteon.backbones import build_backbone
 from osteon.backbones._stems import default_patch
 from osteon.core.errors import UsageError
-from osteon.parts.drop import DropPath
 from osteon.parts.positions import sincos
+from osteon.parts.stochastic_depth import StochasticDepth
 
 
 def make(**options):
@@ -204,7 +204,7 @@ def test_layer_scale_and_stochastic_depth():
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():
     torch.manual_seed(0)
-    y = DropPath(0.25)(torch.ones(4000, 2, 3))
+    y = StochasticDepth(0.25)(torch.ones(4000, 2, 3))
     values = y.flatten(1)
     assert (values == values[:, :1]).all()  # a sample stands or falls as a whole
     assert sorted(set(values[:, 0].tolist())) == pytest.approx([0.0, 1 / 0.75])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osteon.core.errors import UsageError
-from osteon.parts.drop import DropPath
+from osteon.parts.stochastic_depth import Mode, StochasticDepth
 
 #: Tokens that are scanned at once; memory is that of one such part, beside what the gradient keeps.
 CHUNK = 64
@@ -105,21 +105,26 @@ class MambaBlock(nn.Module):
         dim: D.
         state: S.
         drop: rate of stochastic depth.
+        drop_mode: for single samples or mini-batches.
         expand: E over D.
     """
 
-    def __init__(self, dim: int, *, state: int = 16, drop: float = 0.0, expand: int = 2) -> None:
+    def __init__(self, dim: int, *, state: int = 16, drop: float = 0.0, drop_mode: Mode = "row",
+                 expand: int = 2) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.enter, self.leave = nn.Linear(dim, 2 * expand * dim, bias=False), nn.Linear(expand * dim, dim, bias=False)
         self.ahead, self.back = Selective(expand * dim, state), Selective(expand * dim, state)
-        self.drop_path = DropPath(drop)
+        self.drop_path = StochasticDepth(drop, mode=drop_mode)
 
     def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
         """(B, M, D) -> (B, M, D); ``attend`` is refused."""
         if attend is not None:
             raise UsageError("A state-space trunk has no attention to restrict.", where="trunk=mamba",
                              fix="Set backbone.trunk=attention.")
+        return self.drop_path.join(x, lambda: self._branch(x))
+
+    def _branch(self, x: Tensor) -> Tensor:
         value, gate = self.enter(self.norm(x)).chunk(2, -1)
         mixed = (self.ahead(value) + self.back(value.flip(1)).flip(1)) / 2
-        return x + self.drop_path(self.leave(mixed * F.silu(gate)))
+        return self.leave(mixed * F.silu(gate))

@@ -185,3 +185,10 @@ def default_patch(extent: Sequence[int]) -> int:
         patch *= 2
     return patch
 
+
+def patch_note(patch: int, grid: tuple[int, ...], *, asked: bool) -> str:
+    """Which patch, and by which rule."""
+    sides, rule = len(grid), {1: "at most 64 tokens", 2: "2 px below 16, 4 below 48, 8 below 128, else 16",
+                              3: "2 below 16, 4 below 32, else 8; more if over 1,024 tokens"}[len(grid)]
+    return (f"patch {' x '.join([str(patch)] * sides)}{' px' if sides == 2 else ''}, so {' x '.join(map(str, grid))} "
+            f"tokens: {'as asked' if asked else 'rule: ' + rule}")

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from osteon.backbones._base import Backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
-from osteon.parts.drop import DropPath, drop_rates
 from osteon.parts.norm import BatchNorm
+from osteon.parts.stochastic_depth import Mode, StochasticDepth, drop_rates
 from osteon.parts.targets import enlarge
 from osteon.parts.types import Features
 
@@ -73,10 +73,12 @@ class Residual(nn.Module):
         stride: of the (first) 3 x 3 convolution and the shortcut.
         bottleneck: the three-convolution form.
         drop: rate of stochastic depth.
+        drop_mode: for single samples or mini-batches.
         sides: 2 for images, 3 for volumes and clips.
     """
 
-    def __init__(self, inputs: int, width: int, stride: int, *, bottleneck: bool, drop: float, sides: int = 2) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, *, bottleneck: bool, drop: float,
+                 drop_mode: Mode = "row", sides: int = 2) -> None:
         super().__init__()
         outputs = width * 4 if bottleneck else width
         shapes = ([(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)] if bottleneck
@@ -88,17 +90,19 @@ class Residual(nn.Module):
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(_conv(inputs, outputs, 1, stride, sides), BatchNorm(outputs))
-        self.drop_path = DropPath(drop)
+        self.drop_path = StochasticDepth(drop, mode=drop_mode)
 
     def forward(self, x: Tensor, visible: Visible = None) -> Tensor:
         """(B, C, *sides) -> (B, C', *sides / stride); hidden positions come in and go out as zero."""
-        branch = x
-        for i in range(1, self.count + 1):
-            branch = _sparse(self.get_submodule(f"conv{i}"), self.get_submodule(f"bn{i}"), branch, visible)
-            if i < self.count:
-                branch = F.relu(branch)
         shortcut = x if self.downsample is None else _sparse(self.downsample[0], self.downsample[1], x, visible)
-        return F.relu(shortcut + self.drop_path(branch))
+        return F.relu(self.drop_path.join(shortcut, lambda: self._branch(x, visible)))
+
+    def _branch(self, x: Tensor, visible: Visible) -> Tensor:
+        for i in range(1, self.count + 1):
+            x = _sparse(self.get_submodule(f"conv{i}"), self.get_submodule(f"bn{i}"), x, visible)
+            if i < self.count:
+                x = F.relu(x)
+        return x
 
     def last_norm(self) -> BatchNorm:
         """The norm at the end of the branch."""
@@ -133,13 +137,16 @@ class ResNet(Backbone):
         stride: pixels a cell of the last map, a power of two; 0 = by image size.
         zero_init: start every residual branch at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
         drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+        drop_mode: ``"row"`` leaves branches out of single samples; ``"batch"`` out of whole mini-batches, without
+            computing them, at rates that grow from drop_path / blocks.
     """
 
     kind = "maps"
 
     def __init__(self, name: str, *, channels: int, size: int | Sequence[int], block: Literal["basic", "bottleneck"],
                  depths: Sequence[int], widths: Sequence[int], stem: Literal["auto", "cifar", "imagenet"] = "auto",
-                 stride: int = 0, zero_init: bool = False, drop_path: float = 0.0) -> None:
+                 stride: int = 0, zero_init: bool = False, drop_path: float = 0.0,
+                 drop_mode: Mode = "row") -> None:
         if (block not in ("basic", "bottleneck") or stem not in ("auto", "cifar", "imagenet")
                 or len(depths) != len(widths) or min(*depths, *widths, 1) < 1):
             raise UsageError("block is basic or bottleneck, stem auto, cifar or imagenet, depths as many as widths.",
@@ -154,29 +161,30 @@ class ResNet(Backbone):
         total = stride or default_stride(side, len(depths), stem_stride)
         steps = stage_strides(len(depths), stem_stride, total)
         options: dict[str, Any] = {"block": block, "depths": list(depths), "widths": list(widths), "stem": kind,
-                                   "stride": total, "zero_init": zero_init, "drop_path": drop_path}
+                                   "stride": total, "zero_init": zero_init, "drop_path": drop_path,
+                                   **({"drop_mode": drop_mode} if drop_mode != "row" else {})}
         super().__init__(name, channels=channels, size=size, options=options)
         self.notes += [f"{kind} stem: " + ("as asked" if stem != "auto" else "rule: cifar up to 64 px, else imagenet"),
                        f"{total} px a cell of the last map: " + ("as asked" if stride else STRIDE_RULE)]
-        self._build(block == "bottleneck", depths, widths, steps, kind, drop_path)
+        self._build(block == "bottleneck", depths, widths, steps, kind, drop_path, drop_mode)
         self.stride = total
         self.level_strides = tuple(stem_stride * _product(steps[:i + 1]) for i in range(len(steps)))
         self._initialise(zero_init)
 
     def _build(self, bottleneck: bool, depths: Sequence[int], widths: Sequence[int], steps: list[int], stem: str,
-               drop_path: float) -> None:
+               drop_path: float, drop_mode: Mode) -> None:
         sides = len(self.extent)
         self.conv1 = _conv(self.channels, widths[0], *((3, 1) if stem == "cifar" else (7, 2)), sides)
         self.bn1 = BatchNorm(widths[0])
         pool = nn.MaxPool2d if sides == 2 else nn.MaxPool3d
         self.maxpool = None if stem == "cifar" else pool(3, stride=2, padding=1)
-        rates = iter(drop_rates(drop_path, sum(depths)))
+        rates = iter(drop_rates(drop_path, sum(depths), drop_mode))
         inputs, expansion, dims = widths[0], 4 if bottleneck else 1, []
         for i, (depth, width, step) in enumerate(zip(depths, widths, steps, strict=True), 1):
             blocks = nn.ModuleList()
             for j in range(depth):
                 blocks.append(Residual(inputs, width, 1 if j else step, bottleneck=bottleneck, drop=next(rates),
-                                       sides=sides))
+                                       drop_mode=drop_mode, sides=sides))
                 inputs = width * expansion
             self.add_module(f"layer{i}", blocks)
             dims.append(inputs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -16,11 +17,12 @@ from torch.nn import functional as F
 from osteon.backbones._base import Backbone, replace_hidden, take_kept
 from osteon.backbones._mamba import MambaBlock, Selective
 from osteon.backbones._stem_columns import ColumnEmbed
-from osteon.backbones._stems import PatchEmbed, Stem, WordEmbed, build_stem, default_patch
+from osteon.backbones._stems import PatchEmbed, Stem, WordEmbed, build_stem, default_patch, patch_note
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
-from osteon.parts.drop import DropPath, drop_rates
+from osteon.parts.highway_bp import HighwayBP, Layer, layer_of
 from osteon.parts.positions import PlaceEmbed, resample, sincos
+from osteon.parts.stochastic_depth import Mode, StochasticDepth, drop_rates
 from osteon.parts.transformer import Mlp
 from osteon.parts.types import Features
 
@@ -98,18 +100,25 @@ class Block(nn.Module):
     """Pre-norm block: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
 
     def __init__(self, dim: int, heads: int, *, mlp_ratio: float, qkv_bias: bool, layer_scale: float,
-                 drop: float) -> None:
+                 drop: float, drop_mode: Mode = "row") -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
         self.attn, self.mlp = Attention(dim, heads, qkv_bias), Mlp(dim, mlp_ratio)
         self.ls1: nn.Module = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.ls2: nn.Module = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
-        self.drop_path = DropPath(drop)
+        self.drop_path = StochasticDepth(drop, mode=drop_mode, branches=2)
 
     def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
         """(B, M, D) -> (B, M, D)."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), attend=attend)))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        return self.feed(self.mix(x, attend))
+
+    def mix(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
+        """The first half, attention. (B, M, D) -> (B, M, D)."""
+        return self.drop_path.join(x, lambda: self.ls1(self.attn(self.norm1(x), attend=attend)), 0)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The second half, the MLP. (B, M, D) -> (B, M, D)."""
+        return self.drop_path.join(x, lambda: self.ls2(self.mlp(self.norm2(x))), 1)
 
 
 class ViT(Backbone):
@@ -132,6 +141,8 @@ class ViT(Backbone):
         qkv_bias: bias of the query, key and value projection.
         layer_scale: start of a learned scale on every residual branch; 0 = none.
         drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+        drop_mode: ``"row"`` leaves branches out of single samples; ``"batch"`` out of whole mini-batches, without
+            computing them, at rates that grow from drop_path / depth.
         vocabulary: number of words a sample is written in; 0 = samples are values, cut into patches.
         levels: of rows of a table, how many levels every column has, 0 for numbers; empty = no table.
         stem: name of another way from samples to tokens, the file ``backbones/_stem_NAME.py``; empty = the above.
@@ -142,20 +153,22 @@ class ViT(Backbone):
     """
 
     kind = "tokens"
+    highway: HighwayBP | None = None  # how gradients pass the trunk if not by back-propagation
 
     def __init__(self, name: str, *, channels: int, size: int | Sequence[int], dim: int, depth: int, heads: int,
                  patch: int = 0, mlp_ratio: float = 4.0, pool: Literal["mean", "cls", "first"] = "mean",
                  registers: int = 0, positions: Literal["sincos", "learned", "none"] = "sincos", qkv_bias: bool = True,
-                 layer_scale: float = 0.0, drop_path: float = 0.0, vocabulary: int = 0, levels: Sequence[int] = (),
-                 stem: str = "", stem_options: Mapping[str, Any] | None = None, causal: bool = False,
-                 trunk: Literal["attention", "mamba"] = "attention", state: int = 16) -> None:
+                 layer_scale: float = 0.0, drop_path: float = 0.0, drop_mode: Mode = "row", vocabulary: int = 0,
+                 levels: Sequence[int] = (), stem: str = "", stem_options: Mapping[str, Any] | None = None,
+                 causal: bool = False, trunk: Literal["attention", "mamba"] = "attention", state: int = 16) -> None:
         extent = (size, size) if isinstance(size, int) else tuple(size)
         own = build_stem(stem, channels, extent, dim, dict(stem_options or {})) if stem else None
         chosen = own.stride if own else 1 if vocabulary or levels else patch or default_patch(extent)
         options: dict[str, Any] = {
             "dim": dim, "depth": depth, "heads": heads, "patch": chosen, "mlp_ratio": mlp_ratio, "pool": pool,
             "registers": registers, "positions": positions, "qkv_bias": qkv_bias, "layer_scale": layer_scale,
-            "drop_path": drop_path, **({"vocabulary": vocabulary} if vocabulary else {}),
+            "drop_path": drop_path, **({"drop_mode": drop_mode} if drop_mode != "row" else {}),
+            **({"vocabulary": vocabulary} if vocabulary else {}),
             **({"levels": list(levels)} if levels else {}),
             **({"stem": stem, "stem_options": dict(stem_options or {})} if stem else {}),
             **({"causal": True} if causal else {}),
@@ -173,7 +186,7 @@ class ViT(Backbone):
             self.notes.append(f"tokens: one a column, {sum(n == 0 for n in levels)} of numbers and "
                               f"{sum(n > 0 for n in levels)} of categories")
         elif not vocabulary:
-            self.notes.append(_patch_note(chosen, self.reference, asked=bool(patch)))
+            self.notes.append(patch_note(chosen, self.reference, asked=bool(patch)))
         self.own_error, self.place_width = self.patch_embed.own_error, self.patch_embed.place_width
         self.place_embed = PlaceEmbed(self.place_width, dim) if self.place_width else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "cls" else None
@@ -181,9 +194,10 @@ class ViT(Backbone):
         cells = math.prod(self.reference)
         self.pos_embed = nn.Parameter(torch.zeros(1, cells, dim)) if positions == "learned" else None
         self.blocks = nn.ModuleList(
-            MambaBlock(dim, state=state, drop=rate) if trunk == "mamba" else
-            Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale, drop=rate)
-            for rate in drop_rates(drop_path, depth))
+            MambaBlock(dim, state=state, drop=rate, drop_mode=drop_mode) if trunk == "mamba" else
+            Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale, drop=rate,
+                  drop_mode=drop_mode)
+            for rate in drop_rates(drop_path, depth, drop_mode))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self._fixed: dict[tuple[int, ...], Tensor] = {}  # sine-cosine positions already computed
         self._initialise()
@@ -283,12 +297,23 @@ class ViT(Backbone):
             raise UsageError(f"{self.name} has blocks 0 to {depth - 1}.", where=f"collect={list(collect)}")
         wanted = [i % depth for i in collect]
         seen: dict[int, Tensor] = {}
+        if self.highway is not None and torch.is_grad_enabled():
+            if wanted:
+                raise self._refuse("Highway-BP beside outputs of single blocks", "Leave --set highway out.")
+            return self.norm(self.highway(self.layers(attend), tokens))
         for i, block in enumerate(self.blocks):
             tokens = block(tokens, attend=attend)
             if i in wanted:
                 seen[i] = tokens
         tokens = self.norm(tokens)
         return (tokens, [seen[i] for i in wanted]) if wanted else tokens
+
+    def layers(self, attend: Tensor | None = None) -> list[Layer]:
+        """The residual layers of the trunk, in order: two a block of attention and MLP, one a state-space block."""
+        halves = [[layer_of(partial(b.mix, attend=attend), b.norm1, b.attn, b.ls1),
+                   layer_of(b.feed, b.norm2, b.mlp, b.ls2)]
+                  if isinstance(b, Block) else [layer_of(partial(b, attend=attend), b)] for b in self.blocks]
+        return [half for pair in halves for half in pair]
 
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
                 mask_token: Tensor | None = None) -> Features:
@@ -357,14 +382,6 @@ class ViT(Backbone):
         for token in (self.cls_token, self.reg_token, self.pos_embed):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
-
-
-def _patch_note(patch: int, grid: tuple[int, ...], *, asked: bool) -> str:
-    """Which patch, and by which rule."""
-    sides, rule = len(grid), {1: "at most 64 tokens", 2: "2 px below 16, 4 below 48, 8 below 128, else 16",
-                              3: "2 below 16, 4 below 32, else 8; more if over 1,024 tokens"}[len(grid)]
-    return (f"patch {' x '.join([str(patch)] * sides)}{' px' if sides == 2 else ''}, so {' x '.join(map(str, grid))} "
-            f"tokens: {'as asked' if asked else 'rule: ' + rule}")
 
 
 def _check_options(options: dict[str, Any]) -> None:

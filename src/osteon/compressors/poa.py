@@ -156,10 +156,10 @@ def _slice_block(block: Any, x: Tensor, w: int, heads: int, up: float) -> Tensor
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     out = F.linear(out * up, block.attn.proj.weight[:w, :w], block.attn.proj.bias[:w])
-    x = x + block.drop_path(_scaled(block.ls1, out, w))
+    x = x + block.drop_path(_scaled(block.ls1, out, w), 0)
     h = F.linear(_norm(block.norm2, x, w) * up, block.mlp.fc1.weight[:hidden, :w], block.mlp.fc1.bias[:hidden])
     out = F.linear(F.gelu(h) * up, block.mlp.fc2.weight[:w, :hidden], block.mlp.fc2.bias[:w])
-    return x + block.drop_path(_scaled(block.ls2, out, w))
+    return x + block.drop_path(_scaled(block.ls2, out, w), 1)
 
 
 def _norm(norm: nn.LayerNorm, x: Tensor, w: int) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-KINDS = ("objective", "adapter", "compressor", "merger", "evaluator", "selector", "backbone")
+KINDS = ("objective", "adapter", "compressor", "merger", "evaluator", "selector", "backbone", "training")
 #: Kind of method -> the package folder that holds it.
 ROOMS = {"objective": "objectives", "adapter": "adapters", "compressor": "compressors", "merger": "mergers",
-         "evaluator": "evaluators", "selector": "selectors", "backbone": "backbones"}
+         "evaluator": "evaluators", "selector": "selectors", "backbone": "backbones", "training": "parts"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Card:
             encoder a modality), ``"nodes"`` (graph networks).
         labels: whether training needs labels.
         cost: a word on compute, e.g. ``"2 forwards per image"``.
+        switch: what turns it on in ``osteon pretrain``, of training options.
     """
 
     kind: str
@@ -37,5 +38,6 @@ class Card:
     backbones: tuple[str, ...] = ("tokens", "maps")
     labels: bool = False
     cost: str = ""
+    switch: str = ""
     summary: str = field(default="", compare=False)  # first line of the file's docstring, filled by the parser
     file: str = field(default="", compare=False)  # path, filled by the parser

@@ -262,7 +262,7 @@ def _problem(card: Card, file: Path, kind: str | None) -> str:
         value = getattr(card, name)
         if not isinstance(value, tuple) or not all(type(v) is item for v in value):
             return f"{name} must be a tuple of {item.__name__}"
-    for name in ("kind", "name", "differs", "cost"):
+    for name in ("kind", "name", "differs", "cost", "switch"):
         if not isinstance(getattr(card, name), str):
             return f"{name} must be text"
     if not isinstance(card.labels, bool):

@@ -82,7 +82,7 @@ def _block(block: Residual, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     if block.downsample is not None:
         shortcut, beside = _convolve(block.downsample[0], block.downsample[1], x, known)
     both = seen * beside
-    return F.relu(torch.where(both > 0, shortcut + branch, torch.zeros_like(branch))), both
+    return F.relu(torch.where(both > 0, shortcut + block.drop_path(branch), torch.zeros_like(branch))), both
 
 
 def _convolve(conv: nn.Module, norm: nn.Module, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

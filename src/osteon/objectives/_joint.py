@@ -35,6 +35,7 @@ class Joint(Objective):
         concat_views: views of one size pass the network together and share batch statistics.
     """
 
+    any_size: ClassVar[bool] = True
     concat_views: ClassVar[bool] = True
     n_global: ClassVar[int] = 2
 

@@ -48,6 +48,7 @@ class MAE(Masked):
         flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
+    any_size: ClassVar[bool] = True
     # The paper's 2.4e-3 at batch 4096; the square root keeps Adam's noise scale and suits short runs at small batches.
     recipe: ClassVar = {"optimizer": "adamw", "lr": 2.4e-3, "lr_per": 4096, "lr_rule": "sqrt", "betas": (0.9, 0.95),
                         "weight_decay": 0.05, "warmup": 0.05}
@@ -69,7 +70,7 @@ class MAE(Masked):
         dim = decoder_dim or max(64, backbone.token_dim // 2 // 16 * 16)
         heads = next(h for h in range(max(1, dim // 32), 0, -1) if dim % h == 0)
         self.decoder = TokenDecoder(backbone.token_dim, values, sincos(grid, dim), depth=decoder_depth, heads=heads,
-                                    place_width=backbone.place_width)
+                                    place_width=backbone.place_width, reference=grid)
 
     def mask(self, grid: tuple[int, ...], draws: Draws) -> Tensor:
         """Uniformly random patches, the same number in every sample."""
@@ -79,7 +80,7 @@ class MAE(Masked):
         """Encode the visible patches only, decode all."""
         keep = visible_indices(mask)
         features = self.backbone(x, keep=keep)
-        return self.decoder(features.tokens, keep, self.backbone.places(x)), features.pooled
+        return self.decoder(features.tokens, keep, self.backbone.places(x), features.grid), features.pooled
 
     def target(self, x: Tensor) -> Tensor:
         """Values of each patch, standardised within the patch when ``norm_pix``; words as they are."""

@@ -52,6 +52,7 @@ class SimMIM(Masked):
     """
 
     norm: ClassVar = "l1"
+    any_size: ClassVar[bool] = True
     # The paper's 2e-4 per 512 images (100 epochs) is 8e-4 at its batch of 2048; the square root suits small batches.
     recipe: ClassVar = {"optimizer": "adamw", "lr": 8e-4, "lr_per": 2048, "lr_rule": "sqrt", "weight_decay": 0.05,
                         "warmup": 0.1, "clip": 5.0}
@@ -61,7 +62,7 @@ class SimMIM(Masked):
         super().__init__(backbone, data, views=make_views("crop_flip", data, flip=flip, min_scale=crop_min,
                                                           usual={"min_scale": 0.67}))
         grid = backbone.grid(*data.extent)
-        self.ratio, self.unit = ratio, unit or (1 if backbone.discrete else default_unit(grid))
+        self.ratio, self.cells, self.unit = ratio, grid, unit or (1 if backbone.discrete else default_unit(grid))
         if not unit and backbone.discrete:
             self.notes.append("unit = 1: words are hidden one by one")
         elif not unit:
@@ -77,8 +78,11 @@ class SimMIM(Masked):
         self.head = nn.Linear(backbone.token_dim, backbone.shown_width)
 
     def mask(self, grid: tuple[int, ...], draws: Draws) -> Tensor:
-        """Random square cells of tokens, the same number in every sample."""
-        return block_mask(grid, self.ratio, draws, unit=self.unit)
+        """Random square cells of tokens, as many in every sample; on smaller grids of a side that divides them."""
+        unit = self.unit
+        if grid != self.cells:
+            unit = next(u for u in range(unit, 0, -1) if all(side % u == 0 for side in grid))
+        return block_mask(grid, self.ratio, draws, unit=unit)
 
     def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode all tokens, hidden ones replaced before positions are added; one linear map a token."""

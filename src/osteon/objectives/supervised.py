@@ -76,6 +76,7 @@ class Supervised(Objective):
         head_only: train the classifier alone and leave the backbone as it is.
     """
 
+    any_size: ClassVar[bool] = True
     recipe: ClassVar = {"optimizer": "adamw", "lr": 2e-3, "lr_per": 256, "lr_rule": "sqrt", "weight_decay": 0.05,
                         "warmup": 0.05}
 

@@ -23,7 +23,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from osteon.core.errors import UsageError
+from osteon.parts.efficient_train import EfficientTrain
 from osteon.parts.objective import Objective
+from osteon.parts.stochastic_depth import at_level, gate_levels
 from osteon.parts.types import Step
 
 PHASES = ("forward", "backward", "views", "teachers")
@@ -34,6 +36,7 @@ class StepEngine(Protocol):
 
     objective: Objective
     world: int
+    course: EfficientTrain | None
 
     def gradients(self, batch: dict[str, Tensor], step: Step) -> Any:
         """Forward and backward of one optimiser step."""
@@ -69,25 +72,44 @@ def count_step(engine: StepEngine, batch: Mapping[str, Tensor], step: Step) -> S
     """Count the operations of one optimiser step by really doing it, on a copy that is thrown away.
 
     The engine's weights, buffers, gradients and optimiser, and the global random state, are as before. Under several
-    processes every one must call this with its share of the batch; the counts are those of all of them together.
+    processes every one must call this with its share of the batch; the counts are those of all of them together. Where
+    branches are left out at random for whole mini-batches, the count is the expected one.
 
     Args:
         engine: a training engine (:class:`osteon.train.loop.Engine`).
         batch: what the engine's ``run`` would be given, on its device.
         step: where training stands; masks and views are drawn for it.
     """
-    probe = copy.copy(engine)
-    probe.objective = copy.deepcopy(engine.objective)
-    for p in probe.objective.parameters():
-        p.grad = None
-    counter = _Counter()
+    counts = dict.fromkeys(PHASES, 0.0)
     devices = sorted({v.device.index or 0 for v in batch.values() if v.device.type == "cuda"})
-    _mark_views(probe.objective, counter)
-    with torch.random.fork_rng(devices), _teachers_marked(probe.objective, counter), counter:
-        probe.gradients(dict(batch), step)
-        with counter.phase("teachers"):
-            probe.objective.after_step(step)
-    return StepCost(**{phase: engine.world * counter.counts[phase] for phase in PHASES})
+    for weight, level in gate_levels(engine.objective):
+        probe = copy.copy(engine)
+        probe.objective = copy.deepcopy(engine.objective)
+        for p in probe.objective.parameters():
+            p.grad = None
+        counter = _Counter()
+        _mark_views(probe.objective, counter)
+        with (torch.random.fork_rng(devices), at_level(probe.objective, level),
+              _teachers_marked(probe.objective, counter), counter):
+            probe.gradients(dict(batch), step)
+            with counter.phase("teachers"):
+                probe.objective.after_step(step)
+        counts = {phase: counts[phase] + weight * counter.counts[phase] for phase in PHASES}
+    return StepCost(**{phase: engine.world * round(counts[phase]) for phase in PHASES})
+
+
+def count_run(engine: StepEngine, batch: Mapping[str, Tensor], total: int, seed: int) -> StepCost:
+    """The mean step of a run of ``total`` steps: that of any step, or of a curriculum's stages by their length.
+
+    Arguments else and what stays untouched: as for :func:`count_step`.
+    """
+    if engine.course is None:
+        return count_step(engine, batch, Step(0, total, seed))
+    counts = dict.fromkeys(PHASES, 0.0)
+    for first, steps in engine.course.stages(total):
+        cost = count_step(engine, batch, Step(first, total, seed))
+        counts = {phase: counts[phase] + steps / total * getattr(cost, phase) for phase in PHASES}
+    return StepCost(**{phase: round(count) for phase, count in counts.items()})
 
 
 def count_forward(module: nn.Module | Callable[[Tensor], Any], x: Tensor) -> int:

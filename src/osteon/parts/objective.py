@@ -24,10 +24,12 @@ class Objective(nn.Module, ABC):
     Attributes:
         recipe: defaults of optimiser and schedule (keys of :class:`osteon.train.settings.TrainSettings`).
         additive: the score is a plain mean over samples, so accumulated micro-batches need no second forward.
+        any_size: views of images may be smaller than the data, as a curriculum makes them.
     """
 
     recipe: ClassVar[dict[str, Any]] = {}
     additive: ClassVar[bool] = False
+    any_size: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, data: DataSpec) -> None:
         super().__init__()

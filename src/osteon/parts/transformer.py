@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osteon.parts.positions import PlaceEmbed
+from osteon.parts.positions import PlaceEmbed, sincos
 
 
 class Mlp(nn.Module):
@@ -71,11 +71,13 @@ class TokenDecoder(nn.Module):
         depth: number of blocks.
         heads: attention heads; ``dim`` must be a multiple.
         place_width: coordinates of tokens that have places of their own, which then count instead of ``positions``.
+        reference: the full grid, where smaller ones may come.
     """
 
     def __init__(self, in_dim: int, out_dim: int, positions: Tensor, *, depth: int, heads: int,
-                 place_width: int = 0) -> None:
+                 place_width: int = 0, reference: tuple[int, ...] = ()) -> None:
         super().__init__()
+        self.reference = reference
         dim = positions.shape[-1]
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(positions.new_zeros(dim))
@@ -88,16 +90,21 @@ class TokenDecoder(nn.Module):
 
     positions: Tensor
 
-    def forward(self, visible: Tensor, keep: Tensor, places: Tensor | None = None) -> Tensor:
+    def forward(self, visible: Tensor, keep: Tensor, places: Tensor | None = None,
+                grid: tuple[int, ...] | None = None) -> Tensor:
         """(B, K, in_dim) tokens of number ``keep`` (B, K) -> predictions (B, N, out_dim).
 
-        ``places`` (B, N, place_width) are where all tokens lie, if not on the grid.
+        ``places`` (B, N, place_width) are where all tokens lie, if not on the grid. A ``grid`` other than ``reference``
+        is taken to show the same field of view.
         """
+        positions = self.positions
+        if self.reference and grid not in (None, self.reference):
+            positions = sincos(grid, positions.shape[-1], reference=self.reference).to(positions)
         x = self.embed(visible)
         b, _, d = x.shape
-        n = self.positions.shape[1]
+        n = positions.shape[1]
         full = self.mask_token.to(x.dtype).expand(b, n, d).scatter(1, keep[..., None].expand(-1, -1, d), x)
-        full = full + (self.positions if self.place_embed is None else self.place_embed(places)).to(x.dtype)
+        full = full + (positions if self.place_embed is None else self.place_embed(places)).to(x.dtype)
         for block in self.blocks:
             full = block(full)
         return self.out(self.norm(full))

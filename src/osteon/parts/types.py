@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from osteon.parts.efficient_train import EfficientTrain
 
 #: A batch on the device: ``{modality: (B, C, *extent), "index": (B,) int64, "label": (B,) or (B, K)}``; images are
 #: ``{"image": (B, C, H, W) uint8|uint16|float32, ...}``.
@@ -135,12 +138,14 @@ class Draws:
         device: device of the drawn tensors.
         source: callable ``(key, global_rows) -> Tensor`` giving other rows of the global batch (for mixing methods).
         name: prefix of the random stream.
+        course: curriculum that views follow, None without.
     """
 
     def __init__(self, step: Step, rows: Tensor, total: int, device: torch.device | str = "cpu",
-                 source: Callable[[str, Tensor], Tensor] | None = None, name: str = "") -> None:
+                 source: Callable[[str, Tensor], Tensor] | None = None, name: str = "",
+                 course: EfficientTrain | None = None) -> None:
         self.step, self.rows, self.total, self.device = step, rows, total, torch.device(device)
-        self.source, self.name = source, name
+        self.source, self.name, self.course = source, name, course
         self._count = 0
 
     @classmethod
@@ -152,11 +157,12 @@ class Draws:
 
     def fork(self, name: str) -> Draws:
         """An independent stream with its own name, e.g. one a view."""
-        return Draws(self.step, self.rows, self.total, self.device, self.source, f"{self.name}/{name}")
+        return Draws(self.step, self.rows, self.total, self.device, self.source, f"{self.name}/{name}",
+                     self.course)
 
     def at(self, rows: Tensor) -> Draws:
         """The same stream (from its start) for other global rows: what a partner in the batch would draw."""
-        return Draws(self.step, rows, self.total, self.device, self.source, self.name)
+        return Draws(self.step, rows, self.total, self.device, self.source, self.name, self.course)
 
     def take(self, key: str, rows: Tensor) -> Tensor:
         """Entries ``key`` of the global batch at global ``rows``, wherever they live."""

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from osteon.core.errors import Interrupted, MonitorStop, UsageError
 from osteon.core.run import RunFolder, flatten_state, unflatten_state
 from osteon.data import Dataset, Loader
+from osteon.parts.highway_bp import HighwayBP, on_highway, refuse_other_networks
 from osteon.parts.norm import BatchNorm
 from osteon.parts.objective import Objective
+from osteon.parts.stochastic_depth import batch_gates, gates
 from osteon.parts.types import Draws, Loss, Step
+from osteon.train.curriculum import make_curriculum
 from osteon.train.guard import Guard
 from osteon.train.monitors import CollapseMonitor, NumberMonitor
 from osteon.train.optim import clip_gradients, make_optimizer
@@ -62,14 +65,23 @@ class Engine:
             self.named, name=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay,
             momentum=settings.momentum, betas=settings.betas,
             layer_decay=None if settings.layer_decay == 1.0 else settings.layer_decay)
+        self.gated = bool(batch_gates(objective))
+        self.course = make_curriculum(objective, settings)
+        self.highway = HighwayBP(settings.highway, shift=settings.highway_shift) if settings.highway else None
+        if self.highway is not None:
+            refuse_other_networks(objective.backbone)
         self.base_lr = [g["lr"] for g in self.optimizer.param_groups]
         self.base_decay = [g["weight_decay"] for g in self.optimizer.param_groups]
 
     def run(self, batch: dict[str, Tensor], step: Step) -> tuple[Loss, Tensor, float]:
         """Do one step; return the loss, the gathered pooled features and the gradient norm before clipping."""
         self.set_rates(step)
+        if self.highway is not None:
+            self.highway.measure, self.highway.errors = step.index % self.settings.log_every == 0, []
         self.optimizer.zero_grad(set_to_none=True)
         loss, features = self.gradients(batch, step)
+        if self.highway is not None and self.highway.errors:
+            loss.parts["highway_error"] = torch.tensor(self.highway.errors).mean()
         self.average_gradients()
         norm = float(clip_gradients(self.params, self.settings.clip or math.inf))
         if math.isfinite(norm):
@@ -129,11 +141,21 @@ class Engine:
         local = next(iter(batch.values())).shape[0]
         offset = self.rank * local
         draws = Draws(step, torch.arange(offset + rows.start, offset + rows.stop), local * self.world,
-                      self.fabric.device, source=lambda key, at: self.rows_of(batch, key, at))
+                      self.fabric.device, source=lambda key, at: self.rows_of(batch, key, at), course=self.course)
         seed_global(hash((self.settings.seed, step.index, self.rank, part)) & 0x7FFFFFFF, self.fabric.device)
-        with self.fabric.autocast():
+        with self.fabric.autocast(), self.options(draws):
             encoded = self.objective.encode({k: v[rows] for k, v in batch.items()}, draws)
         return {k: v.float() if v.is_floating_point() else v for k, v in encoded.items()}
+
+    @contextmanager
+    def options(self, draws: Draws) -> Iterator[None]:
+        """What differs about networks while they encode: gates of whole mini-batches, another backward pass."""
+        with ExitStack() as stack:
+            if self.gated:
+                stack.enter_context(gates(self.objective, draws, self.objective.companions()))
+            if self.highway is not None:
+                stack.enter_context(on_highway(self.objective.backbone, self.highway))
+            yield
 
     def rows_of(self, batch: dict[str, Tensor], key: str, rows: Tensor) -> Tensor:
         """Entries of the global batch at global rows (every rank must ask at the same time)."""

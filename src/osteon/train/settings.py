@@ -9,6 +9,7 @@ from typing import Any
 
 from osteon.core.errors import UsageError, nearest
 from osteon.core.options import Option, settle
+from osteon.parts.efficient_train import MAGNITUDES, SIZES
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class TrainSettings:
         monitor_every: steps between checks for collapse.
         checkpoint_every: steps between checkpoints.
         collapse_stop: stop a run whose features collapse.
+        curriculum: ``none``, ``lowfreq`` (EfficientTrain: smaller images of low frequencies first) or ``resize``.
+        curriculum_sizes: of it, side as a share of the whole one in equal parts of training.
+        curriculum_magnitudes: of it, strength of RandAugment in equal parts of training.
+        highway: iterations of Highway-BP in place of exact back-propagation through a ViT's trunk, 0 = off: slower on
+            one device. The log then has the error of the gradient.
+        highway_shift: share of the shortcut that counts as branch in it.
     """
 
     steps: int
@@ -64,6 +71,11 @@ class TrainSettings:
     monitor_every: int = 20
     checkpoint_every: int = 200
     collapse_stop: bool = True
+    curriculum: str = "none"
+    curriculum_sizes: tuple[float, ...] = SIZES
+    curriculum_magnitudes: tuple[float, ...] = MAGNITUDES
+    highway: int = 0
+    highway_shift: float = 0.2
 
 
 _OPTIONS = [Option(f.name, str(f.type), None) for f in fields(TrainSettings)] + [Option("epochs", "float", None)]
@@ -172,7 +184,7 @@ _SPANS = {"lr": math.inf, "end_lr": 1.0, "warmup": 1.0, "weight_decay": math.inf
 
 def _check(values: Mapping[str, Any]) -> None:
     choices = {"precision": ("32", "bf16"), "optimizer": ("adamw", "adam", "sgd", "lars", "lamb"),
-               "schedule": ("cosine", "linear", "constant")}
+               "schedule": ("cosine", "linear", "constant"), "curriculum": ("none", "lowfreq", "resize")}
     for key, allowed in choices.items():
         if key in values and values[key] not in allowed:
             raise UsageError(f"{key}={values[key]!r} is not one of {', '.join(allowed)}."
@@ -180,6 +192,8 @@ def _check(values: Mapping[str, Any]) -> None:
     for key in ("steps", "batch_size", "accumulate", "repeats", "log_every", "monitor_every", "checkpoint_every"):
         if int(values.get(key, 1)) < 1:
             raise UsageError(f"{key} must be at least 1, not {values[key]}.", where=key)
+    if int(values.get("highway", 0)) < 0:
+        raise UsageError(f"highway must be at least 0, not {values['highway']}.", where="--set highway")
     for key, most in _SPANS.items():
         if key in values and not (0 <= float(values[key]) <= most and math.isfinite(float(values[key]))):
             span = f"between 0 and {most:g}" if most < math.inf else "0 or more"

@@ -27,6 +27,10 @@ def timm_form(backbone: Backbone) -> tuple[str, dict[str, Any], dict[str, Tensor
     if edits_of(backbone):
         raise UsageError("timm has no names for the layers of a compressed network.", where="--format timm",
                          fix="Use torch.export, onnx or safetensors.")
+    if backbone.options.get("drop_mode") == "batch":
+        raise UsageError("timm has no networks whose branches are scaled at test time, as stochastic depth of "
+                         "mini-batches (drop_mode=batch) leaves them.", where="--format timm",
+                         fix="Use torch.export, onnx or safetensors.")
     if backbone.name.startswith("timm:"):
         state = {k.removeprefix("model."): v for k, v in tensors_of(backbone).items()}
         return backbone.name.removeprefix("timm:").split(".")[0], dict(backbone.options), state

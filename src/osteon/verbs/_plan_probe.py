@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ def _steps(arguments: dict[str, Any], steps: int, brief: bool, asked: float, fol
     from osteon.verbs.pretrain import keep, page, prepare
 
     made = prepare(**arguments, say=_mute)
-    settings, run = made.training, RunFolder(folder / "probe")
+    # Of a curriculum the last stage is probed, which is the largest; its time is then scaled by the operations.
+    settings, run = replace(made.training, curriculum="none"), RunFolder(folder / "probe")
     fabric = make_fabric(settings.precision)
     steps = min(steps, settings.steps)
     times: list[float] = []
@@ -132,29 +133,33 @@ def _steps(arguments: dict[str, Any], steps: int, brief: bool, asked: float, fol
             page(made, run, _mute)
         finished = time.time()
     memory = peak_memory()
-    flop = {} if brief else _flop(made, fabric)
+    flop, share = ({}, 1.0) if brief else _flop(made, fabric)
     gaps = np.diff([begun, *times])
     look = 0.0 if made.guard is None or not made.guard.looks else made.guard.seconds / made.guard.looks
     facts = {"parameters": sum(p.numel() for p in made.method.backbone.parameters()),
              "trained": sum(p.numel() for p in made.method.parameters() if p.requires_grad),
              "device": str(fabric.device), "threads": torch.get_num_threads(), "samples": len(made.dataset),
              "guard_looks": 0 if made.guard is None else 1 + -(-settings.steps // made.guard.every)}
-    return Probe(settings.batch_size, _typical(gaps), begun - asked + max(0.0, gaps[0] - _typical(gaps) - look),
+    return Probe(settings.batch_size, share * _typical(gaps), begun - asked + max(0.0, gaps[0] - _typical(gaps) - look),
                  max(0.0, trained - times[-1]), finished - trained, look, memory,
                  _unread(made.dataset.images, steps * settings.batch_size), flop, made.config, made.notes, facts)
 
 
-def _flop(made: Any, fabric: Any) -> dict[str, int]:
+def _flop(made: Any, fabric: Any) -> tuple[dict[str, int], float]:
+    """Of the mean step by share, and what it costs in steps of full size: 1 without a curriculum."""
     from osteon.data import Loader
-    from osteon.parts.flops import count_step
-    from osteon.parts.types import Step
+    from osteon.parts.flops import count_run
     from osteon.train.loop import Engine
 
     settings = made.training
     made.method.train()
     batch = Loader(made.dataset, settings.batch_size, settings.seed).at(0)
-    return count_step(Engine(made.method, settings, fabric), {k: v.to(fabric.device) for k, v in batch.items()},
-                      Step(0, settings.steps, settings.seed)).as_dict()
+    batch = {k: v.to(fabric.device) for k, v in batch.items()}
+    cost = count_run(Engine(made.method, settings, fabric), batch, settings.steps, settings.seed)
+    if settings.curriculum == "none":
+        return cost.as_dict(), 1.0
+    full = Engine(made.method, replace(settings, curriculum="none"), fabric)
+    return cost.as_dict(), cost.total / count_run(full, batch, settings.steps, settings.seed).total
 
 
 def _typical(gaps: np.ndarray) -> float:

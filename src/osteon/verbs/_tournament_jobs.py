@@ -90,6 +90,10 @@ def probe(root: Path, *, recipe: str) -> dict[str, Any]:
                    config=None, init=chosen.init, guard=None, say=_mute)
     method, spec, settings, network = made.method, made.spec, made.training, made.method.backbone
     notes = [n for n in made.notes if n not in g.source.notes and not n.startswith("steps=")]
+    if settings.curriculum != "none":
+        raise UsageError("A tournament judges runs before their end; a curriculum's steps get dearer and its networks "
+                         "see whole images only towards the end.", where=f"recipe {recipe}: curriculum",
+                         fix="Compare recipes without it, and let `osteon pretrain --set curriculum=...` follow.")
     fabric = make_fabric(settings.precision)
     method.to(fabric.device)
     engine = Engine(method.train(), settings, fabric)

@@ -45,6 +45,7 @@ def as_json(cards: Sequence[Card]) -> list[dict[str, Any]]:
         "kind": card.kind, "name": card.name, "summary": card.summary, "papers": list(card.papers),
         "modalities": list(card.modalities), "differs": card.differs, "rows": list(card.rows),
         "backbones": list(card.backbones), "labels": card.labels, "cost": card.cost,
+        "switch": card.switch,
         "evidence": evidence(card),
         "options": [{"name": o.name, "type": o.type, "default": o.default, "required": o.required, "doc": o.doc}
                     for o in registry.options(card)],
@@ -105,7 +106,8 @@ def page(card: Card) -> RenderableType:
             view.add_column(heading, no_wrap=heading == "option", style="cyan" if heading == "option" else None)
         for o in options:
             view.add_row(o.name, Text(o.type), Text("required" if o.required else str(o.default)), Text(o.doc))
-        parts += [Text(""), view, Text(f"Set one with: --set {options[0].name}=VALUE", style="dim")]
+        parts += [Text(""), view, Text(f"Turn it on with: {card.switch}" if card.switch else
+                                       f"Set one with: --set {options[0].name}=VALUE", style="dim")]
     return Group(*parts)
 
 

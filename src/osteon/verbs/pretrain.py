@@ -30,6 +30,7 @@ from osteon.parts.objective import Objective
 from osteon.parts.reparam import merged
 from osteon.parts.types import DataSpec, Step
 from osteon.report.run_page import write_run_report
+from osteon.train.curriculum import make_curriculum
 from osteon.train.guard import OPTIONS as CONTINUING
 from osteon.train.guard import Guard
 from osteon.train.loggers import make_loggers
@@ -192,6 +193,8 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
         names = [wishes["source"], *dict.fromkeys(n for k in ("mix", "upsample") for n in chosen["data"].get(k, ()))]
         notes += dataset.mixture.notes(names, training.steps, training.batch_size // training.repeats)
         dataset.mixture = dataset.mixture.over(training.steps)
+    course = make_curriculum(method, training)
+    notes += [] if course is None else course.notes(max(spec.extent), training.steps)
     for note in [*network.notes, *method.notes, *notes]:
         say(note)
 

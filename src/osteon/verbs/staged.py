@@ -16,8 +16,7 @@ from osteon.core import registry
 from osteon.core.atomic import write_text
 from osteon.core.errors import UsageError
 from osteon.data import Loader
-from osteon.parts.flops import count_step
-from osteon.parts.types import Step
+from osteon.parts.flops import count_run
 from osteon.train.loop import Engine, make_fabric
 from osteon.verbs.pretrain import prepare, pretrain, speaker
 
@@ -111,8 +110,8 @@ def _run(source: str | Path, folder: Path, arguments: Mapping[str, Any], progres
     fabric, training = make_fabric(made.training.precision), made.training
     method = made.method.to(fabric.device).train()
     batch = Loader(made.dataset, training.batch_size, training.seed).at(0)
-    flop = count_step(Engine(method, training, fabric), {k: v.to(fabric.device) for k, v in batch.items()},
-                      Step(0, training.steps, training.seed)).total
+    flop = count_run(Engine(method, training, fabric), {k: v.to(fabric.device) for k, v in batch.items()},
+                     training.steps, training.seed).total
     say(f"{folder.name}: {training.steps} steps of {flop:.3g} FLOP")
     pretrain(source, out=folder, progress=progress, report=False, **arguments)
     return {"run": str(folder), "objective": arguments["objective"], "steps": training.steps, "flop_step": flop,

@@ -68,8 +68,18 @@ class Views:
             raise UsageError(f"{len(images)} images came with draws for {len(draws.rows)} rows.", where="views",
                              fix="Give the draws of exactly these rows: draws.at(rows).")
         x = to_unit(images, self.spec)
-        return [make_view(x, plan, self.spec, draws.fork(f"view{i}")) if isinstance(plan, Plan)
+        return [_picture(x, plan, self.spec, draws.fork(f"view{i}")) if isinstance(plan, Plan)
                 else plan.view(x, self.spec, draws.fork(f"view{i}")) for i, plan in enumerate(self.plans)]
+
+
+def _picture(x: Tensor, plan: Plan, spec: DataSpec, draws: Draws) -> View:
+    """A view of images, by the curriculum where training follows one: augmentation as strong, then images as small."""
+    if draws.course is None:
+        return make_view(x, plan, spec, draws)
+    if plan.augment is not None:
+        plan = replace(plan, augment=replace(plan.augment, magnitude=draws.course.magnitude(draws.step)))
+    view = make_view(x, plan, spec, draws)
+    return replace(view, x=draws.course.shrink(view.x, draws.step))
 
 
 class _Maker:
