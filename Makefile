@@ -23,14 +23,16 @@ install: $(VENV)/.installed  ## the environment of `make demo`
 dev: $(VENV)/.installed-dev  ## the environment of `make test`
 
 # Stamps: an install runs once, and again when what it depends on changes.
+KERNEL := src/osteon/views/_kernel.cpp
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(KERNEL) | $(VENV)/bin/python
 	$(BIN)/python -m pip install -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed-dev: pyproject.toml setup.py constraints.txt $(KERNEL) | $(VENV)/bin/python
 	$(BIN)/python -m pip install -e ".[dev]"
 	@touch $@ $(VENV)/.installed
 

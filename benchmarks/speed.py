@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import views
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -139,36 +141,6 @@ def probe_cost() -> list[str]:
             "(wanted within 1)"]
 
 
-def view_cost() -> list[str]:
-    """The SimCLR recipe for a batch against torchvision v2 transforms, sample by sample, at 32 pixels."""
-    try:
-        from torchvision.transforms import v2
-    except ImportError:
-        return ["torchvision is not installed: not measured"]
-    from osteon.parts.types import DataSpec, Draws, Step
-    from osteon.views import make_views
-
-    spec = DataSpec("image", 3, 32, (0.5,) * 3, (0.25,) * 3)
-    images = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8)
-    views = make_views("simclr", spec)
-    peer = v2.Compose([v2.RandomResizedCrop(32, scale=(0.2, 1), antialias=True), v2.RandomHorizontalFlip(),
-                       v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8), v2.RandomGrayscale(0.2),
-                       v2.ToDtype(torch.float32, scale=True), v2.Normalize(spec.mean, spec.std)])
-
-    def ours() -> None:
-        views(images, Draws.of({"image": images}, Step(0, 1, 0)))
-
-    def theirs() -> None:
-        for _ in range(2):
-            torch.stack([peer(x) for x in images])
-
-    ours(), theirs()
-    a, b = interleave(ours, theirs, 5)
-    ratio = statistics.median(q / p for p, q in zip(a, b, strict=True))
-    return [f"osteon, 256 pairs      {1000 * statistics.median(a):.0f} ms CPU",
-            f"torchvision, 256 pairs {1000 * statistics.median(b):.0f} ms CPU", f"ratio                  {ratio:.1f}x"]
-
-
 def main() -> int:
     """Measure everything and write docs/evidence/speed.md."""
     torch.set_num_threads(1)
@@ -176,7 +148,7 @@ def main() -> int:
             f"its peer's in one run. Python {platform.python_version()}, torch {torch.__version__}, "
             f"{platform.machine()}.", ""]
     for title, measure in (("Start", starts), ("The loop", loop_cost), ("Linear probe", probe_cost),
-                           ("Views", view_cost)):
+                           ("Views", views.report)):
         print(f"== {title}", flush=True)
         lines = measure()
         print("\n".join(lines), flush=True)

@@ -23,29 +23,33 @@ def pixels(box: Tensor, height: int, width: int) -> list[list[int]]:
     return (box * torch.tensor([width, height, width, height])).round().int().tolist()
 
 
+@pytest.mark.parametrize("cubic", [False, True])
 @pytest.mark.parametrize("size", [(20, 24), (8, 8), (40, 40), (11, 7), (1, 1)])
-def test_agrees_with_torchvision(size: tuple[int, int]) -> None:
-    functional = pytest.importorskip("torchvision.transforms.v2.functional")
+def test_agrees_with_torchvision(size: tuple[int, int], cubic: bool) -> None:
+    transforms = pytest.importorskip("torchvision.transforms.v2")
+    functional = transforms.functional
+    mode = transforms.InterpolationMode.BICUBIC if cubic else transforms.InterpolationMode.BILINEAR
     x = torch.rand(48, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     d = draws(48)
     box, flip = sample_boxes(d, 20, 24), d.rand() < 0.5
-    got = crop_resize(x, box, size, flip)
+    got = crop_resize(x, box, size, flip, cubic=cubic)
     for i, (x0, y0, x1, y1) in enumerate(pixels(box, 20, 24)):
-        want = functional.resized_crop(x[i], y0, x0, y1 - y0, x1 - x0, list(size), antialias=True)
+        want = functional.resized_crop(x[i], y0, x0, y1 - y0, x1 - x0, list(size), mode, antialias=True)
         want = want.flip(-1) if flip[i] else want
         assert (got[i] - want).abs().max() * 255 < 0.05
 
 
-def test_large_images_take_another_road_to_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cubic", [False, True])
+def test_large_images_take_another_road_to_the_same_place(monkeypatch: pytest.MonkeyPatch, cubic: bool) -> None:
     x = torch.rand(6, 2, 100, 120, generator=torch.Generator().manual_seed(0))
     d = draws(6)
     box, flip = sample_boxes(d, 100, 120), d.rand() < 0.5
     assert 0 < flip.sum() < 6
     for boxes in (box, box * 0.99):  # the second is not on whole pixels
-        direct = crop_resize(x, boxes, (64, 90), flip)
+        direct = crop_resize(x, boxes, (64, 90), flip, cubic=cubic)
         with monkeypatch.context() as m:
             m.setattr(crop, "_LARGE", 10**9)
-            assert torch.allclose(direct, crop_resize(x, boxes, (64, 90), flip), atol=1e-5)
+            assert torch.allclose(direct, crop_resize(x, boxes, (64, 90), flip, cubic=cubic), atol=1e-5)
 
 
 def test_hand_computed_weights() -> None:

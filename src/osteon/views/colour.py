@@ -53,21 +53,22 @@ def saturation(x: Tensor, factor: Tensor) -> Tensor:
 def hue(x: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue by ``shift`` (B,) full turns in [-0.5, 0.5], exactly, on the HSV hexcone. Three channels only."""
     red, green, blue = x.unbind(1)
-    top = torch.maximum(torch.maximum(red, green), blue)
-    bottom = torch.minimum(torch.minimum(red, green), blue)
+    top, bottom = torch.maximum(red, green), torch.minimum(red, green)
+    torch.maximum(top, blue, out=top)
+    torch.minimum(bottom, blue, out=bottom)
     chroma = top - bottom
-    red_top, green_top = top == red, top == green
-    # Position on the hexcone in sixths of a turn; a grey pixel has chroma 0, so its position has no effect.
-    h = torch.where(red_top, green - blue, torch.where(green_top, blue - red, red - green))
-    h /= chroma.clamp(min=1e-30)
-    h += torch.where(red_top, 0.0, torch.where(green_top, 2.0, 4.0))
-    h += 6.0 * shift[:, None, None]
-    h -= (h / 6.0).floor_().mul_(6.0)
+    # Position on the hexcone in sixths of a turn, times the chroma: nothing is divided, and grey pixels stay.
+    h = torch.where(top == green, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4))
+    h = torch.where(top == red, green - blue, h)
+    h.addcmul_(chroma, (6 * (shift - shift.floor()))[:, None, None])
+    turn = 6 * chroma
+    h.addcmul_(turn, (h < 0).to(h.dtype)).addcmul_(turn, (h >= turn).to(h.dtype), value=-1)
     out = torch.empty_like(x)
     # HSV to RGB without cases: each channel is a trapezium over the hexcone.
-    torch.addcmul(bottom, chroma, (h - 3.0).abs_().sub_(1.0).clamp_(0, 1), out=out[:, 0])
-    torch.addcmul(bottom, chroma, (h - 2.0).abs_().neg_().add_(2.0).clamp_(0, 1), out=out[:, 1])
-    torch.addcmul(bottom, chroma, (h - 4.0).abs_().neg_().add_(2.0).clamp_(0, 1), out=out[:, 2])
+    for channel, middle in enumerate((3, 2, 4)):
+        away = torch.sub(h, chroma, alpha=middle).abs_()
+        part = away.sub_(chroma) if channel == 0 else torch.sub(2 * chroma, away, out=away)
+        torch.add(bottom, torch.minimum(part.clamp_(min=0), chroma, out=part), out=out[:, channel])
     return out
 
 

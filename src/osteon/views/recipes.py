@@ -12,11 +12,13 @@ from torch import Tensor
 
 from osteon.core.errors import UsageError, nearest
 from osteon.parts.types import DataSpec, Draws, View
-from osteon.views import randaugment
-from osteon.views.pipeline import Plan, make_view, to_unit
+from osteon.views import kernel, randaugment
+from osteon.views.pipeline import Plan, Stored, make_view
 
 #: Side in pixels up to which the small-image rules hold.
 SMALL = 32
+#: Options that every recipe of images has, and their defaults.
+_COMMON: dict[str, object] = {"unit_range": None, "interpolation": "bilinear"}
 
 
 class OtherPlan(Protocol):
@@ -67,18 +69,18 @@ class Views:
         if len(images) != len(draws.rows):
             raise UsageError(f"{len(images)} images came with draws for {len(draws.rows)} rows.", where="views",
                              fix="Give the draws of exactly these rows: draws.at(rows).")
-        x = to_unit(images, self.spec)
-        return [_picture(x, plan, self.spec, draws.fork(f"view{i}")) if isinstance(plan, Plan)
-                else plan.view(x, self.spec, draws.fork(f"view{i}")) for i, plan in enumerate(self.plans)]
+        batch = Stored(images, self.spec)
+        return [_picture(batch, plan, draws.fork(f"view{i}")) if isinstance(plan, Plan)
+                else plan.view(batch.unit, self.spec, draws.fork(f"view{i}")) for i, plan in enumerate(self.plans)]
 
 
-def _picture(x: Tensor, plan: Plan, spec: DataSpec, draws: Draws) -> View:
+def _picture(batch: Stored, plan: Plan, draws: Draws) -> View:
     """A view of images, by the curriculum where training follows one: augmentation as strong, then images as small."""
     if draws.course is None:
-        return make_view(x, plan, spec, draws)
+        return make_view(batch, plan, draws)
     if plan.augment is not None:
         plan = replace(plan, augment=replace(plan.augment, magnitude=draws.course.magnitude(draws.step)))
-    view = make_view(x, plan, spec, draws)
+    view = make_view(batch, plan, draws)
     return replace(view, x=draws.course.shrink(view.x, draws.step))
 
 
@@ -280,7 +282,7 @@ def recipe_options(recipe: str, modality: str = "image") -> dict[str, object]:
         raise UsageError(f"There is no recipe of views called {recipe!r} for {modality}.", where="recipe",
                          fix=f"Known: {', '.join(known)}." + nearest(recipe, known))
     parameters = list(inspect.signature(known[recipe]).parameters.values())[1:]
-    return {p.name: p.default for p in parameters} | ({"unit_range": None} if modality == "image" else {})
+    return {p.name: p.default for p in parameters} | (_COMMON if modality == "image" else {})
 
 
 def make_views(recipe: str, spec: DataSpec, *, size: int | None = None,
@@ -296,7 +298,8 @@ def make_views(recipe: str, spec: DataSpec, *, size: int | None = None,
         size: side of the (global) views in pixels; that of the data when None.
         usual: options of images that stand where one is None.
         options: options of the recipe, see :func:`recipe_options`; ``unit_range`` says whether values divided by the
-            scale lie in [0, 1] (None: they do unless the scale is 1).
+            scale lie in [0, 1] (None: they do unless the scale is 1), ``interpolation`` how images are resampled:
+            ``bilinear`` or ``bicubic``, always antialiased.
 
     Raises:
         UsageError: unknown recipe or option (the nearest known one is named), or a value out of range.
@@ -319,7 +322,13 @@ def make_views(recipe: str, spec: DataSpec, *, size: int | None = None,
         return Views(recipe, spec, plans, [f"views of {spec.modality}: {recipe}"], given)
     unit_range = options.pop("unit_range", None)
     make = _Maker(spec, spec.size if size is None else size, unit_range if unit_range is None else bool(unit_range))
+    smooth = options.pop("interpolation", "bilinear")
+    if smooth not in ("bilinear", "bicubic"):
+        raise UsageError(f"There is no interpolation {smooth!r}.", where=f"views {recipe}",
+                         fix="Give bilinear or bicubic.")
     pictures = RECIPES[recipe](make, **options)
+    if smooth == "bicubic":
+        pictures = [replace(plan, cubic=True, clip=make.unit) for plan in pictures]
     for plan in pictures:
         for name in ("flip", "jitter_chance", "grey", "blur", "solarise"):
             if not 0 <= getattr(plan, name) <= 1:
@@ -328,4 +337,4 @@ def make_views(recipe: str, spec: DataSpec, *, size: int | None = None,
         if plan.scale and not 0 < plan.scale[0] <= plan.scale[1] <= 1:
             raise UsageError(f"Crops of {plan.scale} of the image are impossible.", where=f"views {recipe}",
                              fix="Give shares with 0 < smallest <= largest <= 1.")
-    return Views(recipe, spec, pictures, make.notes, given)
+    return Views(recipe, spec, pictures, [*make.notes, kernel.note()], given)
