@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from osteon.backbones import gnn, gpht, resnet, towers, ttm, vit
+from osteon.backbones import gnn, gpht, per_frame, predformer, resnet, towers, ttm, vit
 from osteon.backbones._base import Backbone
 from osteon.core.errors import UsageError, nearest
 
@@ -17,7 +17,8 @@ DOORS = {"timm": ("osteon.backbones.timm_door", "TimmBackbone"), "hf": ("osteon.
 #: osteon's own: the class of a family, and its sizes by name.
 FAMILIES: tuple[tuple[type[Backbone], dict[str, Any]], ...] = (
     (vit.ViT, vit.SIZES), (resnet.ResNet, resnet.SIZES), (ttm.TTM, ttm.SIZES), (gpht.GPHT, gpht.SIZES),
-    (towers.Towers, towers.SIZES), (gnn.GNN, gnn.SIZES))
+    (towers.Towers, towers.SIZES), (gnn.GNN, gnn.SIZES), (predformer.PredFormer, predformer.SIZES),
+    (per_frame.PerFrame, per_frame.SIZES))
 
 __all__ = ["Backbone", "backbone_names", "backbone_options", "build_backbone"]
 

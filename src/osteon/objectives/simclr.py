@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from osteon.backbones import Backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.objectives._joint import Joint
+from osteon.parts.contrastive import nt_xent
 from osteon.parts.heads import mlp
 from osteon.parts.norm import BatchNorm
 from osteon.parts.types import DataSpec, Loss, Step
@@ -36,22 +35,6 @@ CARD = Card(
     rows=(411,),
     cost="2 forwards per image",
 )
-
-
-def nt_xent(z_BVP: Tensor, temperature: float) -> Tensor:
-    """Normalised-temperature cross-entropy over every pair of views of a sample.
-
-    For view i of a sample and each other view p of it: -log exp(s_ip/T) / sum over all a != i of exp(s_ia/T), with s
-    the cosine similarity. (B, V, P) -> ().
-    """
-    b, v, _ = z_BVP.shape
-    z = F.normalize(z_BVP.float(), dim=-1).transpose(0, 1).reshape(v * b, -1)
-    logits = z @ z.T / temperature
-    logits.fill_diagonal_(float("-inf"))
-    log_prob = logits.log_softmax(dim=1)
-    rows = torch.arange(v * b, device=z.device)
-    shifts = [log_prob[rows, (rows + k * b) % (v * b)] for k in range(1, v)]
-    return -torch.stack(shifts).mean()
 
 
 class SimCLR(Joint):

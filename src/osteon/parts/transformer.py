@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,6 +106,21 @@ class TokenDecoder(nn.Module):
         n = positions.shape[1]
         full = self.mask_token.to(x.dtype).expand(b, n, d).scatter(1, keep[..., None].expand(-1, -1, d), x)
         full = full + (positions if self.place_embed is None else self.place_embed(places)).to(x.dtype)
+        return self._predict(full)
+
+    def at(self, visible: Tensor, keep: Tensor, asked: Tensor) -> Tensor:
+        """Predictions for some places alone: mask tokens stand there, beside the visible tokens, and nowhere else.
+
+        (B, K, in_dim) tokens of number ``keep`` (B, K), places ``asked`` (B, M) -> (B, M, out_dim). A place may be
+        among both; its tokens are then two.
+        """
+        x = self.embed(visible)
+        b, count, d = x.shape
+        tokens = torch.cat([x, self.mask_token.to(x.dtype).expand(b, asked.shape[1], d)], 1)
+        where = torch.cat([keep, asked], 1)
+        return self._predict(tokens + self.positions[0].to(x.dtype)[where])[:, count:]
+
+    def _predict(self, tokens: Tensor) -> Tensor:
         for block in self.blocks:
-            full = block(full)
-        return self.out(self.norm(full))
+            tokens = block(tokens)
+        return self.out(self.norm(tokens))
