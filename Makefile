@@ -61,8 +61,10 @@ bench: $(VENV)/.installed-dev  ## speed and memory, against peers
 claims: $(VENV)/.installed-dev  ## the published claims this project reproduces
 	$(BIN)/python -m benchmarks.claims
 
-faults: $(VENV)/.installed-dev  ## plant faults in every objective and see that a test fails
+faults: $(VENV)/.installed-dev  ## plant faults in every objective, kill runs, train for hours: what must not be lost
 	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.crash 100
+	$(BIN)/python -m benchmarks.soak --minutes 120
 
 docs: $(VENV)/.installed-dev  ## the documentation site, strict
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

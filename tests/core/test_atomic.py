@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from osteon.core import atomic
-from osteon.core.atomic import DiskFullError, atomic_path, remove_leftovers, write_bytes, write_text
+from osteon.core.atomic import DiskFullError, StorageError, atomic_path, remove_leftovers, write_bytes, write_text
 
 
 def test_write_replaces_whole_content_and_leaves_nothing_else(tmp_path):
@@ -19,11 +19,12 @@ def test_write_replaces_whole_content_and_leaves_nothing_else(tmp_path):
     assert os.listdir(file.parent) == ["a.txt"]
 
 
-@pytest.mark.parametrize("error", [ValueError("boom"), KeyboardInterrupt(), OSError(errno.EIO, "io")])
-def test_failed_write_keeps_old_file_and_no_temporary(tmp_path, error):
+@pytest.mark.parametrize(("error", "told"), [(ValueError("boom"), ValueError), (KeyboardInterrupt(), KeyboardInterrupt),
+                                             (OSError(errno.EIO, "io"), StorageError)])
+def test_failed_write_keeps_old_file_and_no_temporary(tmp_path, error, told):
     file = tmp_path / "a"
     write_bytes(file, b"old")
-    with pytest.raises(type(error)), atomic_path(file) as temporary:
+    with pytest.raises(told), atomic_path(file) as temporary:
         temporary.write_bytes(b"half")
         raise error
     assert file.read_bytes() == b"old"

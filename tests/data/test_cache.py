@@ -114,9 +114,9 @@ def test_concurrent_builders_build_once(tmp_path):
         return {}
 
     with ThreadPoolExecutor(3) as pool:
-        opened = [pool.submit(cache.load_or_build, tmp_path, "key", build, lambda: waited.append(1)) for _ in range(3)]
+        opened = [pool.submit(cache.load_or_build, tmp_path, "key", build, waited.append) for _ in range(3)]
     assert [future.result()[0].tolist() for future in opened] == [[[1, 2]]] * 3
-    assert len(built) == 1 and waited
+    assert len(built) == 1 and waited and f"process {os.getpid()} on " in waited[-1]
 
 
 def test_writer_counts_what_came(tmp_path):

@@ -7,8 +7,10 @@ that ``osteon --help`` needs no torch.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from typing import Annotated
 
@@ -17,8 +19,8 @@ import typer
 from osteon import __version__
 
 from osteon.cli import learn, judge, shape, catalogue  # isort: skip - the order of the commands in the help
-from osteon.cli._common import EPILOG, app, show
-from osteon.core.errors import EXIT_CODES, OsteonError
+from osteon.cli._common import EPILOG, app, show, stopped
+from osteon.core.errors import EXIT_CODES, OsteonError, Terminated
 
 __all__ = ["EPILOG", "EXIT_CODES", "app", "catalogue", "judge", "learn", "main", "shape"]
 
@@ -51,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in words
     code = 0
+    _end_in_order()
     try:
         app([word for word in words if word != DEBUG] or ([] if not debug else ["--help"]), prog_name="osteon")
     except SystemExit as leaving:
@@ -60,13 +63,23 @@ def main(argv: list[str] | None = None) -> None:
         _explain(error)
         if debug:
             traceback.print_exc()
-    except KeyboardInterrupt:
-        code = 130
-        show("Interrupted.", stderr=True)
+    except KeyboardInterrupt as stop:
+        code = stopped(stop)
     except Exception as error:
         code = 1
         _internal(error, debug)
     sys.exit(code)
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM unwind as Ctrl-C does, so that half-written files are removed; training handles it by itself."""
+    def terminate(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    # Not where a caller has a handler of its own, or outside the main thread; never in processes forked later.
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _explain(error: OsteonError) -> None:
@@ -83,10 +96,14 @@ def _explain(error: OsteonError) -> None:
 def _internal(error: Exception, debug: bool) -> None:
     """A defect of ours: a short message, and the traceback in a file (on the screen with ``--debug``)."""
     text = "".join(traceback.format_exception(error))
-    handle, path = tempfile.mkstemp(prefix="osteon-error-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(f"osteon {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{text}")
+    try:
+        handle, path = tempfile.mkstemp(prefix="osteon-error-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(f"osteon {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{text}")
+        where = f"file {path}"
+    except OSError:  # no temporary folder, or a full one
+        where = f"traceback that {DEBUG} shows"
     if debug:
         sys.stderr.write(text)
     show(f"Internal error: {type(error).__name__}: {error}\n  This is a defect in osteon, please report it with the "
-           f"file {path}", stderr=True)
+           f"{where}", stderr=True)

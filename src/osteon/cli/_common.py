@@ -11,7 +11,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from osteon.core.errors import EXIT_CODES, UsageError
+from osteon.core.errors import EXIT_CODES, Terminated, UsageError
 
 #: ``\b`` keeps the lines of a paragraph as they are.
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
@@ -29,9 +29,15 @@ def call(verb: str, *args: Any, **options: Any) -> Any:
     function = getattr(importlib.import_module(f"osteon.verbs.{verb}"), verb)
     try:
         return function(*args, **options)
-    except KeyboardInterrupt:  # Typer would turn it into exit code 1
-        show("Interrupted.", stderr=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:  # Typer would turn it into exit code 1
+        raise typer.Exit(stopped(stop)) from None
+
+
+def stopped(stop: KeyboardInterrupt) -> int:
+    """Tell about a signal that ended a command where there was nothing to save; its exit code."""
+    ended = isinstance(stop, Terminated)
+    show("Terminated." if ended else "Interrupted.", stderr=True)
+    return 143 if ended else 130
 
 
 def words_of(text: str) -> tuple[str, ...]:

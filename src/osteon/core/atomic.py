@@ -19,20 +19,49 @@ from osteon.core.errors import OsteonError
 
 #: What a temporary sibling looks like: ``.NAME.PID.RANDOM.tmp``; safetensors in turn writes ``.tmpRANDOM`` first.
 _TEMP = re.compile(r"^(\..+\.\d+\.[0-9a-f]{8}\.tmp|\.tmp[A-Za-z0-9]{6})$")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "The disk quota is used up: no space left",
+         errno.EFBIG: "A file may not grow so large here: no space left"}
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-class DiskFullError(OsteonError):
-    """There is no room left where a file was to be written."""
+class StorageError(OsteonError):
+    """A file could not be written: the folder is read-only, the disk failed or is full."""
 
     code = 2
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error means "no space": safetensors reports the errno only inside its text."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    return any(f"os error {number})" in str(error) for number in _FULL)
+class DiskFullError(StorageError):
+    """There is no room left where a file was to be written."""
+
+
+def storage_error(error: BaseException, name: str, where: str | os.PathLike[str], kept: str) -> StorageError | None:
+    """What to tell the user about a failed write, or None when the system did not refuse it.
+
+    Args:
+        error: what was raised.
+        name: of the file.
+        where: its folder.
+        kept: a sentence on what is still there.
+    """
+    number = _number(error)
+    if number is None:
+        return None
+    if number in _FULL:
+        return DiskFullError(f"{_FULL[number]} to write {name}. {kept}", where=str(where),
+                             fix="Free some space there and run the same command again.")
+    if number in _CLOSED:
+        return StorageError(f"{name} may not be written ({os.strerror(number)}). {kept}", where=str(where),
+                            fix="Make the folder writable and run the same command again, or choose another --out.")
+    return StorageError(f"{name} could not be written ({os.strerror(number)}). {kept}", where=str(where),
+                        fix="Check the disk and run the same command again, or choose an --out on another one.")
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error; safetensors has it only inside its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _flush(path: Path) -> None:
@@ -57,13 +86,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: the file to write. Missing parent folders are created; a link is followed.
 
     Raises:
-        DiskFullError: no space left; the message says what was kept. After any failure the old file is untouched and
-            the temporary one is gone.
+        StorageError: no space left, a read-only folder, a failing disk; the message says what was kept. After any
+            failure the old file is untouched and the temporary one is gone.
     """
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
@@ -74,12 +103,27 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if is_full(error):
-            kept = "The previous file is complete and was kept." if target.exists() else "Nothing was left behind."
-            raise DiskFullError(f"No space left to write {target.name}. {kept}", where=str(target.parent),
-                                fix="Free some space there and run the same command again.") from error
-        raise
+        kept = "The previous file is complete and was kept." if target.exists() else "Nothing was left behind."
+        told = storage_error(error, target.name, target.parent, kept)
+        if told is None:
+            raise
+        raise told from error
     _flush_folder(target.parent)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder with its parents, or use the one there is.
+
+    Raises:
+        StorageError: the system refuses.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = storage_error(error, folder.name, folder.parent, "Nothing was left behind.")
+        raise error if told is None else told from error
+    return folder
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

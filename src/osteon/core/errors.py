@@ -15,8 +15,9 @@ EXIT_CODES: dict[int, str] = {
     4: "training was stopped by a monitor (NaN, infinity, collapse, features made worse by continuing); the last good "
        "checkpoint is kept",
     5: "an optional dependency is missing",
-    130: "interrupted (SIGINT); a checkpoint was saved",
-    143: "terminated (SIGTERM); a checkpoint was saved",
+    6: "another process of the same run ended or hung; the newest checkpoint is kept",
+    130: "interrupted (SIGINT); a checkpoint was saved where training had begun",
+    143: "terminated (SIGTERM); a checkpoint was saved where training had begun",
 }
 
 
@@ -80,13 +81,29 @@ class MissingExtra(OsteonError):
         super().__init__(f"{why} needs the package {package}.", fix=f"Install it with: pip install 'osteon[{extra}]'")
 
 
-class Interrupted(OsteonError):
-    """Training was stopped by a signal after a checkpoint was written."""
+class RankLost(OsteonError):
+    """Another process of a run over several ranks ended or did not answer in time."""
 
-    def __init__(self, signum: int, *, where: str) -> None:
-        super().__init__(f"Stopped by signal {signum}; a checkpoint was saved.", where=where,
+    code = 6
+
+
+class Interrupted(OsteonError):
+    """Training was stopped by a signal.
+
+    Args:
+        signum: the signal.
+        where: the run folder.
+        saved: what can be gone on from.
+    """
+
+    def __init__(self, signum: int, *, where: str, saved: str = "a checkpoint was saved") -> None:
+        super().__init__(f"Stopped by signal {signum}; {saved}.", where=where,
                          fix="Run the same command again to go on from there.")
         self.code = 128 + signum
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where there is nothing to save: ends the command as Ctrl-C does, with its own exit code."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 #: Settings (top-level, or of training) that may differ when a run is resumed: they do not change what is learned.
@@ -45,15 +45,16 @@ def to_yaml(config: Any) -> str:
     return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """``(dotted key, old, new)`` of every setting that differs, but for :data:`FREE_KEYS`."""
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], *,
+            free: Collection[str] = FREE_KEYS) -> list[tuple[str, Any, Any]]:
+    """``(dotted key, old, new)`` of every setting that differs, but for those that are ``free`` to."""
     import yaml
 
     # Through YAML once, so that both sides went the same way (1e-3 as text stays text on both).
     before, after = _flat(old), _flat(yaml.safe_load(to_yaml(dict(new))) or {})
     keys = [*before, *(key for key in after if key not in before)]
     return [(key, before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in keys
-            if key.removeprefix("train.").split(".")[0] not in FREE_KEYS
+            if key.removeprefix("train.").split(".")[0] not in free
             and not _same(before.get(key, _ABSENT), after.get(key, _ABSENT))]
 
 

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from osteon.core.plain import changes
+
 #: Packages whose version is recorded where they are installed.
 PACKAGES = ("osteon", "torch", "torchvision", "numpy", "lightning-fabric", "safetensors", "pillow", "scikit-learn",
             "scipy", "pyarrow", "timm", "transformers", "datasets")
@@ -28,8 +30,8 @@ def collect(extra: Mapping[str, Any] | None = None, *, data_fingerprint: str | N
         initial_weights: one entry a source of weights the run starts from: ``name``, ``license``, ...
 
     Returns:
-        JSON-ready dict: ``time`` (UTC), ``command``, ``versions``, ``platform``, ``cpu``, ``accelerators``, ``git``,
-        ``data_fingerprint``, ``initial_weights``.
+        JSON-ready dict: ``time`` (UTC), ``command``, ``versions``, ``platform``, ``cpu``, ``threads``, ``ranks``,
+        ``accelerators``, ``git``, ``data_fingerprint``, ``initial_weights``.
     """
     weights = [{"license": "unknown", **entry} for entry in initial_weights]
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -37,11 +39,45 @@ def collect(extra: Mapping[str, Any] | None = None, *, data_fingerprint: str | N
             "versions": versions(),
             "platform": platform.platform(),
             "cpu": {"name": cpu_name(), "count": os.cpu_count(), "usable": _usable()},
+            "threads": _threads(),
+            "ranks": int(os.environ.get("WORLD_SIZE", "1")),
             "accelerators": _accelerators(),
             "git": git_state(),
             "data_fingerprint": data_fingerprint,
             "initial_weights": weights,
             **(extra or {})}
+
+
+#: entries that may differ between two runs of equal bits
+_FREE = frozenset({"time", "command", "notes", "resumed", "usable"})
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What may explain that two runs of one seed differ: ``(entry, first's, second's)``, nested names with dots.
+
+    Args:
+        first, second: what :func:`collect` gave, or ``provenance.json`` holds.
+    """
+    return [(name, old, new) for name, old, new in changes(dict(first), dict(second), free=frozenset())
+            if not _FREE & set(name.split("."))]
+
+
+def compare_runs(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> list[tuple[str, Any, Any]]:
+    """How two run folders differ: settings first, then versions, machine, code, data and initial weights.
+
+    Raises:
+        DataError: one of them is no run folder.
+    """
+    from osteon.core.run import RunFolder
+
+    runs = [RunFolder(first), RunFolder(second)]
+    return [*changes(runs[0].config(), runs[1].config()), *differences(*(run.provenance() for run in runs))]
+
+
+def told(different: Sequence[tuple[str, Any, Any]]) -> str:
+    """Differences in words, most telling first: at most eight."""
+    shown = [f"{name} {old} -> {new}" for name, old, new in different[:8]]
+    return ", ".join(shown) + (f" and {len(different) - 8} more" if len(different) > 8 else "")
 
 
 def versions() -> dict[str, str]:
@@ -65,6 +101,12 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _threads() -> int | None:
+    """Threads that share a sum: another number rounds otherwise; None when torch was not needed so far."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else int(torch.get_num_threads())
 
 
 def _usable() -> int:

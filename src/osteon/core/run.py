@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from osteon.core import lock
-from osteon.core.atomic import DiskFullError, atomic_path, is_full, remove_leftovers, write_text
+from osteon.core.atomic import (
+    StorageError,
+    atomic_path,
+    make_folder,
+    remove_leftovers,
+    storage_error,
+    write_text,
+)
 from osteon.core.errors import DataError, InUseError, UsageError
 from osteon.core.plain import FREE_KEYS, changes, plain, to_yaml
 from osteon.core.tensorfile import flatten_state, read_tensors, unflatten_state, write_tensors
@@ -98,7 +105,7 @@ class RunFolder:
             if foreign:
                 raise UsageError(f"The folder is not empty and holds no run (it has {foreign[0]!r}).",
                                  where=str(self.path), fix="Choose another --out.")
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
 
     # -- lock ----------------------------------------------------------------------------------------------------
 
@@ -132,20 +139,19 @@ class RunFolder:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``, at once on its way to the disk. ``step`` counts the steps done."""
         text = json.dumps(plain(row, text_numbers=True), allow_nan=False) + "\n"
-        if self._metrics is None:
-            file = self.path / "metrics.jsonl"
-            torn = file.exists() and file.stat().st_size > 0 and file.read_bytes()[-1:] != b"\n"
-            self._metrics = open(file, "a", encoding="utf-8")
-            text = "\n" + text if torn else text
         try:
+            if self._metrics is None:
+                file = self.path / "metrics.jsonl"
+                torn = file.exists() and file.stat().st_size > 0 and file.read_bytes()[-1:] != b"\n"
+                self._metrics = open(file, "a", encoding="utf-8")
+                text = "\n" + text if torn else text
             self._metrics.write(text)
             self._metrics.flush()
         except OSError as error:
-            if not is_full(error):
-                raise
-            raise DiskFullError("No space left to write metrics.jsonl. The checkpoints are complete and were kept.",
-                                where=str(self.path), fix="Free some space there and run the same command again."
-                                ) from error
+            with suppress(OSError):  # closing writes what is left in the buffer, and fails as well
+                self.close()
+            told = storage_error(error, "metrics.jsonl", self.path, self.kept())
+            raise error if told is None else told from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``; a line cut short by a crash is left out."""
@@ -165,9 +171,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the metrics file; the next row opens it again."""
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+        file, self._metrics = self._metrics, None
+        if file is not None:
+            file.close()
 
     # -- tensors -------------------------------------------------------------------------------------------------
 
@@ -180,12 +186,20 @@ class RunFolder:
             tensors: see :func:`flatten_state` for nested state.
             meta: anything JSON can hold.
             best: also keep it as ``best.safetensors`` until a better one comes.
+
+        Raises:
+            StorageError: it could not be written; the message names the checkpoint that is kept.
         """
         folder = self.path / "checkpoints"
-        file = folder / f"step_{step:08d}.safetensors"
-        write_tensors(file, tensors, {"step": step, "meta": dict(meta)})
-        if best:
-            _copy(file, folder / "best.safetensors")
+        file, best_file = folder / f"step_{step:08d}.safetensors", folder / "best.safetensors"
+        try:
+            # The best one first: a run that is killed in between does this step again, and never the other way round.
+            write_tensors(best_file if best else file, tensors, {"step": step, "meta": dict(meta)})
+            if best:
+                _copy(best_file, file)
+        except StorageError as error:
+            what = error.what.split(". ")[0]
+            raise type(error)(f"{what}. {self.kept()}", where=error.where, fix=error.fix) from error
         files = self._checkpoints()
         # Later ones are of a future that was given up, e.g. damaged files that a resume passed over.
         stale = [f for s, f in files if s > step] + [f for s, f in files if s <= step][KEEP:]
@@ -210,6 +224,12 @@ class RunFolder:
         """The checkpoint saved with ``best=True``, or None."""
         file = self.path / "checkpoints" / "best.safetensors"
         return _checkpoint(file) if file.exists() else None
+
+    def kept(self) -> str:
+        """A sentence on what a run can go on from."""
+        files = self._checkpoints()
+        return (f"The checkpoint of step {files[0][0]} is complete and was kept: the same command goes on from there."
+                if files else "No checkpoint had been written yet.")
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
         """(step, file), newest first."""
@@ -248,6 +268,34 @@ class RunFolder:
         """Write ``obj`` as JSON to the file ``name`` of the run; numbers that are not finite become null."""
         write_text(self.path / name, json.dumps(plain(obj, finite=True), indent=2, allow_nan=False) + "\n")
         return self.path / name
+
+    def provenance(self) -> dict[str, Any]:
+        """What ``provenance.json`` holds; empty where there is none that can be read."""
+        try:
+            found = json.loads((self.path / "provenance.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def write_provenance(self, now: Mapping[str, Any]) -> str:
+        """Write ``provenance.json``; of a run that is taken up again the first stays, and what changed is added.
+
+        Args:
+            now: what :func:`osteon.core.provenance.collect` gave.
+
+        Returns:
+            A message when something has changed that may change bits, or an empty text.
+        """
+        from osteon.core.provenance import differences, told
+
+        now, before = plain(now, finite=True), self.provenance()
+        if not before:
+            self.write_json("provenance.json", now)
+            return ""
+        different = differences(before, now)
+        again = {"time": now.get("time"), "command": now.get("command"), "changed": different}
+        self.write_json("provenance.json", {**before, "resumed": [*before.get("resumed", []), again]})
+        return f"Since this run began: {told(different)}. Results may differ in their last bits." if different else ""
 
     def write_skipped(self, rows: Iterable[Any]) -> Path:
         """Write ``skipped.csv`` from pairs (or objects with) ``id``, ``reason``."""

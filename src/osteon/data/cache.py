@@ -7,20 +7,16 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from osteon.core import lock
+from osteon.core.atomic import StorageError
 from osteon.core.errors import DataError
 from osteon.data.listing import raw_bytes
-
-try:
-    import fcntl
-except ImportError:  # not on this platform: two builders then do the work twice, and the last one's file stays
-    fcntl = None  # type: ignore[assignment]
 
 #: Changes whenever decoding rules or the layout of the cache change.
 VERSION = 2
@@ -92,14 +88,14 @@ def load(folder: Path, key: str) -> tuple[np.ndarray, dict[str, Any]] | None:
 
 
 def load_or_build(folder: Path, key: str, build: Callable[[Path], dict[str, Any]],
-                  waiting: Callable[[], None] = lambda: None) -> tuple[np.ndarray, dict[str, Any]]:
+                  waiting: Callable[[str], None] = lambda _holder: None) -> tuple[np.ndarray, dict[str, Any]]:
     """The cached array and its description, built first if need be.
 
     Args:
         folder: cache folder.
         key: fingerprint of source and options.
         build: writes the ``.npy`` to the path it is given, durably, and returns the description.
-        waiting: called while another process builds the same entry.
+        waiting: called, with who it is, while another process builds the same entry.
     """
     found = load(folder, key)
     if found is not None:
@@ -112,11 +108,11 @@ def load_or_build(folder: Path, key: str, build: Callable[[Path], dict[str, Any]
             for stale in folder.glob(f"{key}.*.tmp"):  # left by a builder that was killed: we hold the lock
                 stale.unlink(missing_ok=True)
             _commit(folder, key, build)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         free = shutil.disk_usage(folder).free / 1e9
-        raise DataError(f"Decoded images cannot be written to the cache: {error.strerror or error} "
-                        f"({free:.1f} GB free).", where=str(folder),
-                        fix="Make room, or set OSTEON_CACHE to another folder.") from error
+        reason = error.what if isinstance(error, StorageError) else error.strerror or error
+        raise DataError(f"Decoded images cannot be written to the cache: {reason} ({free:.1f} GB free).",
+                        where=str(folder), fix="Make room, or set OSTEON_CACHE to another folder.") from error
     found = load(folder, key)
     if found is None:
         raise DataError("The cache was damaged right after it was written.", where=str(folder / key),
@@ -147,17 +143,13 @@ def _commit(folder: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> 
 
 
 @contextlib.contextmanager
-def _lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def _lock(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold a file lock, which the system releases however its holder ends."""
-    with path.open("a") as file:
-        while fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                waiting()
-                time.sleep(0.1)
+    handle = lock.wait(path, waiting)
+    try:
         yield
+    finally:
+        lock.release(handle)
 
 
 def _check(meta: dict[str, Any]) -> str:

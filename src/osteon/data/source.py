@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -103,10 +104,26 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
         wanted = None if like is None else (like.extent, like.channels, like.scale, sorted(like.traits.items()))
         key = digest(disk.VERSION, MAX_PIXELS, listing.stamp, digest(*listing.ids), size, limit, wanted,
                      listing.modality, sorted(chosen.items()))
-        images, meta = disk.load_or_build(folder, key, lambda path: build(_File(path)),
-                                          lambda: progress(0, 1, "waiting for another process") if progress else None)
+        images, meta = disk.load_or_build(folder, key, lambda path: build(_File(path)), _teller(progress, folder))
         notes.append(f"cache: {images.nbytes / 1e6:,.0f} MB in {folder}")
     return _assemble(listing, images, meta, notes, max_skipped)
+
+
+def _teller(progress: Progress | None, folder: Path) -> Callable[[str], None]:
+    """Says, once, which process is decoding the same source while this one waits for it."""
+    told: list[str] = []
+
+    def tell(holder: str) -> None:
+        if told:
+            return
+        told.append(holder)
+        text = f"waiting for {holder}, which writes the same samples to the cache {folder}"
+        if progress:
+            progress(0, 1, text)
+        else:
+            print(f"  {text}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def list_source(source: str, *, modality: str | None = None, options: Mapping[str, Any] | None = None,

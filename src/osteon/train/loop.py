@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,8 +15,8 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from osteon.core.errors import Interrupted, MonitorStop, UsageError
-from osteon.core.run import RunFolder, flatten_state, unflatten_state
+from osteon.core.errors import Interrupted, UsageError
+from osteon.core.run import RunFolder
 from osteon.data import Dataset, Loader
 from osteon.parts.highway_bp import HighwayBP, on_highway, refuse_other_networks
 from osteon.parts.norm import BatchNorm
@@ -25,10 +25,13 @@ from osteon.parts.stochastic_depth import batch_gates, gates
 from osteon.parts.types import Draws, Loss, Step
 from osteon.train.curriculum import make_curriculum
 from osteon.train.guard import Guard
-from osteon.train.monitors import CollapseMonitor, NumberMonitor
+from osteon.train.monitors import CollapseMonitor, NumberMonitor, check_step
 from osteon.train.optim import clip_gradients, make_optimizer
+from osteon.train.ranks import all_are_ready, meet, telling_who_is_lost, working_alone
+from osteon.train.saving import resume, save, telling_what_is_kept
 from osteon.train.schedule import value_at
 from osteon.train.settings import TrainSettings
+from osteon.train.signals import Signals
 
 #: called after every step with the step number and what is worth showing
 Watcher = Callable[[int, Mapping[str, float]], None]
@@ -213,31 +216,6 @@ def refuse_inexact_accumulation(objective: Objective, settings: TrainSettings) -
                 fix="Use a backbone and head without BatchNorm, or accept it with --set accumulate_inexact=true.")
 
 
-class _Signals:
-    """Remembers SIGTERM and SIGINT so that the loop can save before it ends."""
-
-    def __init__(self) -> None:
-        self.caught = 0
-
-    @contextmanager
-    def watching(self) -> Iterator[_Signals]:
-        def note(number: int, _frame: object) -> None:
-            if self.caught:  # asked twice: do not wait for the step to end
-                raise KeyboardInterrupt
-            self.caught = number
-
-        try:
-            old = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:  # not in the main thread: somebody else handles signals
-            yield self
-            return
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-
 def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: TrainSettings, *, fabric: Fabric,
           watch: Watcher | None = None, log: Watcher | None = None, say: Callable[[str], None] = print,
           until: int | None = None, guard: Guard | None = None) -> TrainResult:
@@ -263,8 +241,18 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
         MonitorStop: NaN, infinity or collapse; the last good checkpoint is kept.
         GuardStop: the features got worse than at step 0; the best checkpoint and the last are kept.
         Interrupted: a signal; a checkpoint was saved.
+        RankLost: another rank ended or hangs.
         UsageError: the run is beyond ``until`` already.
     """
+    with telling_who_is_lost(run, fabric.world_size):
+        if fabric.world_size > 1:
+            all_are_ready()
+        return _train(objective, dataset, run, settings, fabric, watch, log, say, until, guard)
+
+
+def _train(objective: Objective, dataset: Dataset, run: RunFolder, settings: TrainSettings, fabric: Fabric,
+           watch: Watcher | None, log: Watcher | None, say: Callable[[str], None], until: int | None,
+           guard: Guard | None) -> TrainResult:
     objective.to(fabric.device)
     if settings.channels_last and fabric.device.type == "cpu" and _corrupts_memory(objective):
         say("channels_last is off: torch's CPU kernels fail on strided 1 x 1 convolutions of under 8 channels")
@@ -279,7 +267,7 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
     numbers = NumberMonitor()
     lead = fabric.global_rank == 0
     watched: dict[str, CollapseMonitor | Guard] = {"collapse": collapse} | ({} if guard is None else {"guard": guard})
-    start = _resume(objective, engine, watched, run, settings, say if lead else _mute)
+    start, measured = resume(objective, engine, watched, run, settings, say if lead else _mute)
     if start == 0:
         objective.prepare(dataset.batch, len(dataset), settings.seed)
     if guard is not None and start == 0:
@@ -287,7 +275,7 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
             first = guard.look(objective, 0)
             if log:
                 log(0, first)
-        _save(objective, engine, watched, run, settings, 0, lead, best=guard.is_best(0))
+        save(objective, engine, watched, run, settings, 0, measured, best=guard.is_best(0))
     if guard is not None and _any_rank(bool(guard.fallen), fabric):
         raise guard.stop(start, str(run.path))
     end = settings.steps if until is None else min(until, settings.steps)
@@ -295,25 +283,29 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
         raise UsageError(f"The run is at step {start} already, beyond {end}.", where="until")
     loader = Loader(dataset, settings.batch_size, settings.seed, rank=fabric.global_rank, world=fabric.world_size,
                     repeats=settings.repeats)
-    last: dict[str, float] = {}
+    last = dict(measured)
     begun = mark = time.perf_counter()
     seen = 0
     ahead = cast("Generator[dict[str, Tensor], None, None]", loader.iterate(start, end))
-    with _Signals().watching() as signals, closing(ahead) as batches:
+    with Signals(run).watching() as signals, closing(ahead) as batches:
         for index in range(start, end):
             batch = {k: v.to(fabric.device, non_blocking=True) for k, v in next(batches).items()}
             step = Step(index, settings.steps, settings.seed)
             loss, features, norm = engine.run(batch, step)
             seen += settings.batch_size
-            with _telling_what_is_kept(run):
-                _check_numbers(numbers, loss, norm, engine, batch, index, run)
+            with telling_what_is_kept(run):
+                check_step(numbers, loss, norm, engine.named, batch, index, run, dataset.ids, engine.rank)
             done = index + 1
             shown = {"loss": float(loss.total)}
             looked = guard is not None and guard.due(done)
-            seen_by_guard = guard.look(objective, done) if guard is not None and looked and lead else {}
+            seen_by_guard: dict[str, float] = {}
+            if guard is not None and looked:
+                with working_alone(engine.world):
+                    seen_by_guard = guard.look(objective, done) if lead else {}
             if index % settings.monitor_every == 0 or done == settings.steps:
-                with _telling_what_is_kept(run):
-                    last.update(collapse.check(features, index))
+                with telling_what_is_kept(run):
+                    measured = collapse.check(features, index)
+                    last.update(measured)
             if lead and (index % settings.log_every == 0 or done == settings.steps or looked):
                 now = time.perf_counter()
                 shown |= {f"loss/{k}": float(v) for k, v in loss.parts.items()}
@@ -328,24 +320,14 @@ def train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Trai
             stop = _any_rank(signals.caught, fabric)
             fallen = guard is not None and _any_rank(bool(guard.fallen), fabric)
             if done == end or done % settings.checkpoint_every == 0 or stop or looked:
-                _save(objective, engine, watched, run, settings, done, lead,
-                      best=guard is not None and guard.is_best(done))
+                signals.saving()
+                save(objective, engine, watched, run, settings, done, measured,
+                     best=guard is not None and guard.is_best(done))
             if guard is not None and fallen:
                 raise guard.stop(done, str(run.path))
             if stop and done < settings.steps:
                 raise Interrupted(stop, where=str(run.path))
     return TrainResult(end - start, time.perf_counter() - begun, last)
-
-
-@contextmanager
-def _telling_what_is_kept(run: RunFolder) -> Iterator[None]:
-    """Say at the end of a monitor's message which checkpoint there is to go back to."""
-    try:
-        yield
-    except MonitorStop as stop:
-        found = run.latest_checkpoint()
-        kept = "No checkpoint had been written yet." if found is None else f"The checkpoint of step {found[0]} is kept."
-        raise MonitorStop(stop.what, where=stop.where, fix=f"{stop.fix} {kept}") from stop
 
 
 def _corrupts_memory(objective: Objective) -> bool:
@@ -367,63 +349,18 @@ def _any_rank(caught: int, fabric: Fabric) -> int:
     return int(flag)
 
 
-def _check_numbers(monitor: NumberMonitor, loss: Loss, norm: float, engine: Engine, batch: dict[str, Tensor],
-                   index: int, run: RunFolder) -> None:
-    try:
-        monitor.check(loss, norm, engine.named, index, batch.get("index"))
-    except MonitorStop:
-        run.save_tensors(f"failed_batch_rank{engine.rank}.safetensors", batch)
-        raise
-
-
-def _save(objective: Objective, engine: Engine, watched: Mapping[str, CollapseMonitor | Guard], run: RunFolder,
-          settings: TrainSettings, done: int, lead: bool, *, best: bool = False) -> None:
-    """Write a checkpoint (rank 0); every rank waits until it is on disk."""
-    if lead:
-        tensors = {f"objective.{k}": v for k, v in objective.state_dict().items()}
-        extra, skeleton = flatten_state({"optimizer": engine.optimizer.state_dict(),
-                                         **{name: w.state_dict() for name, w in watched.items()}})
-        run.save_checkpoint(done, tensors | {f"state.{k}": v for k, v in extra.items()},
-                            {"step": done, "state": skeleton, "settings": asdict(settings)}, best=best)
-    if engine.world > 1:
-        dist.barrier()
-
-
-def _resume(objective: Objective, engine: Engine, watched: Mapping[str, CollapseMonitor | Guard], run: RunFolder,
-            settings: TrainSettings, say: Callable[[str], None]) -> int:
-    """Load the newest complete checkpoint; return the step to go on from."""
-    found = run.latest_checkpoint()
-    for warning in run.warnings:
-        say(warning)
-    if found is None:
-        if engine.rank == 0:
-            run.truncate_metrics(0)
-        return 0
-    done, tensors, meta = found
-    objective.load_state_dict({k[len("objective."):]: v for k, v in tensors.items() if k.startswith("objective.")})
-    state = unflatten_state({k[len("state."):]: v for k, v in tensors.items() if k.startswith("state.")}, meta["state"])
-    engine.optimizer.load_state_dict(state["optimizer"])
-    for name, monitor in watched.items():
-        monitor.load_state_dict(state[name])
-    if engine.rank == 0:
-        run.truncate_metrics(done)
-    say(f"Resuming from step {done} of {settings.steps}.")
-    return int(done)
-
-
 def make_fabric(precision: str) -> Fabric:
     """Fabric for this process; under ``torchrun`` one process a rank, gloo on the CPU and NCCL on GPUs.
 
     Args:
         precision: ``"32"`` or ``"bf16"`` (autocast).
     """
-    import os
-
     world = int(os.environ.get("WORLD_SIZE", "1"))
     fabric = Fabric(accelerator="auto", devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world > 1 else 1,
                     num_nodes=max(1, world // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))),
                     strategy="ddp" if world > 1 else "auto",
                     precision="bf16-mixed" if precision == "bf16" else "32-true")
+    meet()
     fabric.launch()
     return fabric
 

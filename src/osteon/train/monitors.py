@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from osteon.core.errors import MonitorStop
+from osteon.core.run import RunFolder
 from osteon.parts.types import Loss
 
 
@@ -166,3 +167,27 @@ def _samples(ids: Tensor | Sequence[Any] | None) -> str:
     shown = ids[:8].tolist() if isinstance(ids, Tensor) else list(ids[:8])
     more = f" and {len(ids) - len(shown)} more" if len(ids) > len(shown) else ""
     return ", samples " + ", ".join(str(i) for i in shown) + more
+
+
+def check_step(monitor: NumberMonitor, loss: Loss, norm: float, named: Iterable[tuple[str, Tensor]],
+               batch: dict[str, Tensor], index: int, run: RunFolder, ids: Sequence[str], rank: int) -> None:
+    """Stop at numbers that are not finite: the samples are named by their ids and kept in a file."""
+    rows = batch.get("index")
+    try:
+        monitor.check(loss, norm, named, index, rows)
+    except MonitorStop as stop:
+        name = f"failed_batch_rank{rank}.safetensors"
+        run.save_tensors(name, batch)
+        where = "" if rows is None else f", samples {_listed([ids[int(i)] for i in rows])}"
+        bad = torch.zeros(0 if rows is None else len(rows), dtype=torch.bool)
+        for value in batch.values():
+            if rows is not None and value.is_floating_point():
+                bad |= ~torch.isfinite(value.detach().cpu().reshape(len(rows), -1)).all(1)
+        if rows is not None and bool(bad.any()):
+            where += f"; not finite in the input: {_listed([ids[int(i)] for i in rows[bad.to(rows.device)]])}"
+        raise MonitorStop(stop.what, where=f"step {index}{where}",
+                          fix=f"{stop.fix} The batch is in {run.path / name}.") from stop
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

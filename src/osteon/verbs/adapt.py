@@ -31,6 +31,7 @@ from osteon.parts.types import DataSpec
 from osteon.train.loggers import make_loggers
 from osteon.train.loop import make_fabric, train
 from osteon.train.progress import Progress
+from osteon.train.ranks import meet
 from osteon.train.settings import TrainSettings, resolve_settings
 from osteon.verbs import _adapt_objective
 from osteon.verbs._adapt_cost import StepCost, measure, table
@@ -78,6 +79,7 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
         UsageError: labels, classes, options or an adapter that do not fit.
     """
     say = _speaker(progress)
+    meet()
     card = registry.find("adapter", adapter)
     chosen = sort_settings(dict(settings or {}), card.name)
     wishes = {**chosen["train"], **{k: v for k, v in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size),
@@ -106,9 +108,11 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
                 "label_budget": len(train_set), "adapter": card.name, "adapter_options": chosen["adapter"],
                 "views": chosen["views"], "data": {**DATA_SETTINGS, **chosen["data"]}, "train": asdict(training),
                 "fingerprint": train_set.fingerprint})
-            folder.write_json("provenance.json", collect({
+            changed = folder.write_provenance(collect({
                 "data": {"source": lasting(str(train)), "fingerprint": train_set.fingerprint,
                          "samples": len(train_set)}, "initial_weights": base.reference, "notes": notes}))
+            if changed:
+                say(changed)
             folder.write_skipped([(s.id, s.reason) for s in [*train_set.skipped, *val_set.skipped]])
         costs = {} if fabric.world_size > 1 else _costs(made, base, objective, train_set, training, fabric,
                                                         chosen["views"])

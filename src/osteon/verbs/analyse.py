@@ -19,6 +19,7 @@ from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import open_source
 from osteon.report.page import Report, Series, Verdict
+from osteon.verbs._alone import alone_in
 from osteon.verbs._analyses import ANALYSES, ON_REQUEST, OTHERS
 from osteon.verbs._analysis_context import Context, Section
 from osteon.verbs._model import load_trained
@@ -26,6 +27,7 @@ from osteon.verbs._model import load_trained
 RESULT, PAGE = "analysis.json", "analysis.html"
 
 
+@alone_in("out", "run")
 def analyse(run: str | Path, source: str | Path, *, only: Sequence[str] = (), against: str | Path | None = None,
             ood: str | Path | None = None, samples: int = 2000, seed: int = 0, out: str | Path | None = None,
             settings: Mapping[str, Any] | None = None, progress: bool = True) -> dict[str, Any]:

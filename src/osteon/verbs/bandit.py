@@ -22,6 +22,7 @@ from osteon.parts.bandits import GaussianBandits
 from osteon.parts.intervals import bootstrap_interval
 from osteon.parts.types import Draws, Step
 from osteon.report.bandit_page import write_bandit_report
+from osteon.verbs._alone import alone_in
 from osteon.verbs._learner import load_learner
 
 #: The file of the network in its folder.
@@ -31,6 +32,7 @@ NAME = "in context (DPT)"
 TOLD = 10
 
 
+@alone_in("out")
 def bandit(*, out: str | Path, arms: int = 5, noise: float = 0.5, rounds: int = 60, steps: int = 3000,
            batch_size: int = 64, dim: int = 32, depth: int = 3, heads: int = 1, lr: float = 1e-3, tasks: int = 300,
            seed: int = 0, progress: bool = True) -> dict[str, Any]:

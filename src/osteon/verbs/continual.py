@@ -19,6 +19,7 @@ from osteon.data import Dataset, open_source
 from osteon.evaluators.linear_probe import LinearProbe
 from osteon.mergers._controls import Joint, Sequential
 from osteon.parts.continual import BATCH, Continual, TaskData
+from osteon.verbs._alone import alone_in
 from osteon.verbs._model import Trained, extract, fit_samples, load_trained
 from osteon.verbs.evaluate import check_leaks
 
@@ -26,6 +27,7 @@ RESULT = "continual.json"
 CONTROLS = ("joint", "sequential", "sequential_head")
 
 
+@alone_in("out")
 def continual(run: str | Path, *, train: str | Path, test: str | Path, tasks: int = 5,
               methods: Sequence[str] = ("nmc", "seq"), controls: Sequence[str] = CONTROLS, epochs: int = 10,
               leaks: str = "error", seed: int = 0, settings: Mapping[str, Any] | None = None,

@@ -9,9 +9,11 @@ import numpy as np
 
 from osteon.core.atomic import atomic_path, write_text
 from osteon.data import open_source
+from osteon.verbs._alone import alone_in
 from osteon.verbs._model import extract, load_trained
 
 
+@alone_in("out")
 def embed(run: str | Path, source: str | Path, *, out: str | Path, batch_size: int = 256) -> Path:
     """Write one feature vector a sample.
 

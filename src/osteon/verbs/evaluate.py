@@ -23,6 +23,7 @@ from osteon.modalities import find
 from osteon.parts.intervals import hierarchical_interval
 from osteon.parts.types import DataSpec
 from osteon.report.compare_page import write_evaluation_report
+from osteon.verbs._alone import alone_in
 from osteon.verbs._arms import Arm, Task, feature_arms, labelled_arms, make_task
 from osteon.verbs._model import Trained, extract, load_trained
 from osteon.verbs._networks import fresh, network_arms
@@ -35,6 +36,7 @@ LEAKS = ("error", "drop", "allow")
 WHOLE = "fine_tune"
 
 
+@alone_in("out", "run")
 def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test: str | Path,
              metrics: Sequence[str] = ("knn", "ncm", "linear_probe"), label_budget: Sequence[int | str] = ("all",),
              seeds: int = 3, scratch_steps: int | None = None, leaks: str = "error", out: str | Path | None = None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from osteon.core.errors import MissingExtra, UsageError, nearest
 from osteon.core.tensorfile import write_tensors
 from osteon.parts.surgery import tensors_of
 from osteon.parts.types import DataSpec
+from osteon.verbs._alone import alone_in
 from osteon.verbs._compress_program import TOLERANCE, Pooled, write_program
 from osteon.verbs._export_hub import model_card
 from osteon.verbs._export_timm import timm_form, write_timm
@@ -27,6 +30,7 @@ FILES = {"model.safetensors": "weights, read by osteon.load", "config.json": "ar
          "model.onnx": "the network for onnxruntime: images in, features out", "timm": "a folder for timm's local-dir:"}
 
 
+@alone_in("out")
 def export(run: str | Path, *, out: str | Path, format: str = "safetensors") -> Path:  # noqa: A002
     """Export the backbone of a run.
 
@@ -87,11 +91,21 @@ def _config(trained: Trained) -> dict[str, Any]:
 def _onnx(path: Path, backbone: torch.nn.Module, spec: DataSpec) -> None:
     """Write a graph with a free batch size and check it against the backbone on another batch."""
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtra("onnx, onnxscript and onnxruntime", "onnx", why="Exporting to ONNX") from error
     model = Pooled(backbone).eval()
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as scratch:  # large weights make a second file
+        made = Path(scratch) / path.name
+        _write_onnx(made, model, spec)
+        for file in sorted(made.parent.iterdir(), reverse=True):
+            os.replace(file, path.parent / file.name)
+
+
+def _write_onnx(path: Path, model: torch.nn.Module, spec: DataSpec) -> None:
+    import onnxruntime
+
     batch = torch.export.Dim("batch", min=1)
     torch.onnx.export(model, (torch.randn(2, spec.channels, *spec.extent),), str(path), input_names=[spec.modality],
                       output_names=["features"], dynamic_shapes=({0: batch},), dynamo=True, verbose=False)
@@ -102,5 +116,4 @@ def _onnx(path: Path, backbone: torch.nn.Module, spec: DataSpec) -> None:
     got = session.run(None, {spec.modality: x.numpy()})[0]
     worst = float(np.abs(wanted - got).max())
     if worst > TOLERANCE * max(1.0, float(np.abs(wanted).max())):
-        path.unlink()
         raise UsageError(f"The exported graph differs from the backbone by {worst:.2g}.", where=str(path))

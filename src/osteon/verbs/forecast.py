@@ -16,6 +16,7 @@ from osteon.data.series import LongSeries, open_long
 from osteon.parts.forecast import block_means, cut, detect_period, last_value, origins, seasonal_naive
 from osteon.parts.intervals import bootstrap_interval, compare_paired
 from osteon.report.forecast_page import write_forecast_report
+from osteon.verbs._alone import alone_in
 from osteon.verbs._forecast_arms import Direct, ForecastArm, Task, naive_arm, reader, ridge_arm
 from osteon.verbs._model import Trained, load_head, load_trained
 from osteon.verbs._networks import fresh
@@ -29,6 +30,7 @@ FEWEST_BLOCKS = 6
 DAY = 24
 
 
+@alone_in("out", "run")
 def forecast(run: str | Path, *, source: str | Path, horizon: int = 96, context: int | None = None,
              period: int | str = DAY, spans: int = 8, fit_windows: int = 1500, test_windows: int = 0, seeds: int = 1,
              block: int | None = None, split: str = "", out: str | Path | None = None,

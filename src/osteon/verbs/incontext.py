@@ -19,6 +19,7 @@ from osteon.core.plain import plain
 from osteon.data import open_source
 from osteon.modalities import table as tables
 from osteon.parts.types import DataSpec
+from osteon.verbs._alone import alone_in
 from osteon.verbs._arms import labelled_arms, make_task
 from osteon.verbs._verdict import judge
 from osteon.verbs.evaluate import LEAKS, _row, _support, check_leaks, summary
@@ -32,6 +33,7 @@ NAME = "in context (PFN)"
 CUT = 5.0
 
 
+@alone_in("out")
 def incontext(network: str | Path, *, train: str | Path, test: str | Path, label_budget: Sequence[int | str] = ("all",),
               seeds: int = 3, context: int = 512, leaks: str = "error", out: str | Path | None = None,
               progress: bool = True) -> dict[str, Any]:

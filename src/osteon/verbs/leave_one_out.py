@@ -16,9 +16,11 @@ from osteon.core.errors import UsageError
 from osteon.core.plain import to_yaml
 from osteon.core.run import RunFolder
 from osteon.data.mixture import read_shares
+from osteon.verbs._alone import alone_in
 from osteon.verbs.pretrain import lasting, pretrain
 
 
+@alone_in("out")
 def leave_one_out(source: str | Path, *, upsample: Any, out: str | Path, steps: int,
                   judge: Callable[[Path], Mapping[str, float]], mix: Any = None, switch: float = 0.85,
                   settings: Mapping[str, Any] | None = None, **arguments: Any) -> list[dict[str, Any]]:

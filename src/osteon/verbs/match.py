@@ -21,6 +21,7 @@ from osteon.parts.members import Member
 from osteon.parts.retrieval import class_means, nearest_rows, partner_ranks
 from osteon.parts.types import DataSpec
 from osteon.report.match_page import write_match_report
+from osteon.verbs._alone import alone_in
 from osteon.verbs._model import Trained, fit_samples, load_trained
 from osteon.verbs._networks import fresh
 from osteon.verbs.pretrain import speaker
@@ -33,6 +34,7 @@ NAMES = "names of the classes"
 PROMPTS = ("a {}", "this is a {}", "{}")
 
 
+@alone_in("out", "run")
 def match(run: str | Path, *, test: str | Path, train: str | Path | None = None, prompts: Sequence[str] = (),
           out: str | Path | None = None, progress: bool = True) -> dict[str, Any]:
     """Retrieval between the members of sets, and classification of one modality by examples or names of another.

@@ -6,7 +6,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,22 +64,24 @@ def merge(runs: Sequence[str | Path], *, method: str, out: str | Path, base: str
     if folder.path.resolve() in [Path(r).resolve() for r in [*runs, *([base] if base else [])]]:
         raise UsageError("The result would overwrite one of its members.", where=f"--out {out}",
                          fix="Choose another --out.")
-    notes: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="osteon-") as scratch:
-        members, start = open_members(runs, base, Path(scratch), notes)
-        if "base" in merger.needs and start is None:
-            raise UsageError(f"{card.name} needs {OPTIONS['base']}.", where="--base")
-        models = _models(members, start if "base" in merger.needs else None, val, train, data, seed, merger.needs)
-        notes += merger.prepare(models)
-        tensor, more = _with_statistics(lambda name: merger.tensor(name, models), models, data, merger.statistics)
-        scores = {} if models.judge is None else _scores(models, tensor)
-        notes += [*more, *_gain(scores)]
-        for note in notes:
-            say(note)
-        config = {"merged": [str(Path(r).resolve()) for r in runs], "method": card.name,
-                  "method_options": dict(settings or {}), "base": None if start is None else str(start.path.parent),
-                  "val": _text(val), "train_source": _text(train), "data_source": _text(data), "seed": seed}
-        _write(folder, config, models, tensor, card.name, notes, scores)
+    new = not folder.path.exists()
+    with folder.lock(), _nothing_left(folder.path, new and not (folder.path / "config.yaml").exists()):
+        notes: list[str] = []
+        with tempfile.TemporaryDirectory(prefix="osteon-") as scratch:
+            members, start = open_members(runs, base, Path(scratch), notes)
+            if "base" in merger.needs and start is None:
+                raise UsageError(f"{card.name} needs {OPTIONS['base']}.", where="--base")
+            models = _models(members, start if "base" in merger.needs else None, val, train, data, seed, merger.needs)
+            notes += merger.prepare(models)
+            tensor, more = _with_statistics(lambda name: merger.tensor(name, models), models, data, merger.statistics)
+            scores = {} if models.judge is None else _scores(models, tensor)
+            notes += [*more, *_gain(scores)]
+            for note in notes:
+                say(note)
+            config = {"merged": [str(Path(r).resolve()) for r in runs], "method": card.name,
+                      "method_options": dict(settings or {}), "base": None if start is None else str(start.path.parent),
+                      "val": _text(val), "train_source": _text(train), "data_source": _text(data), "seed": seed}
+            _write(folder, config, models, tensor, card.name, notes, scores)
     return folder.path
 
 
@@ -173,9 +176,8 @@ def _gain(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _write(folder: RunFolder, config: dict[str, Any], models: Models, tensor: Weights, method: str, notes: list[str],
            scores: Mapping[str, Any]) -> None:
-    """The run folder; the weights first, and nothing left of a new folder if they fail."""
+    """Fill the run folder."""
     first = models.members[0]
-    new = not folder.path.exists()
     file = DELTA if first.meta.get("adapter") else "model.safetensors"
     sources = list(dict.fromkeys(str(m.meta["source"]) for m in models.members if m.meta.get("source")))
     marks = {m.meta.get("fingerprint") for m in models.members}
@@ -183,18 +185,22 @@ def _write(folder: RunFolder, config: dict[str, Any], models: Models, tensor: We
             "source": sources[0] if sources else None, "sources": sources,
             "fingerprint": marks.pop() if len(marks) == 1 else None,
             "steps": max(int(m.meta.get("steps") or 0) for m in models.members), "merged": config["merged"]}
+    folder.create_or_resume(config)
+    write_stream(folder.path / file, first, tensor, plain(meta))
+    folder.write_json("provenance.json", collect({
+        "data": {"sources": sources}, "initial_weights": config["merged"], "base": config["base"], "notes": notes}))
+    folder.write_json(RESULT, {"method": method, "members": [m.label for m in models.members], "scores": scores,
+                               "notes": notes})
+
+
+@contextmanager
+def _nothing_left(folder: Path, new: bool) -> Iterator[None]:
+    """Remove a folder that this call made if the call fails; its lock must be held."""
     try:
-        with folder.lock():
-            folder.create_or_resume(config)
-            write_stream(folder.path / file, first, tensor, plain(meta))
-            folder.write_json("provenance.json", collect({
-                "data": {"sources": sources}, "initial_weights": config["merged"], "base": config["base"],
-                "notes": notes}))
-            folder.write_json(RESULT, {"method": method, "members": [m.label for m in models.members],
-                                       "scores": scores, "notes": notes})
+        yield
     except BaseException:
         if new:
-            shutil.rmtree(folder.path, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -36,6 +36,7 @@ from osteon.train.guard import Guard
 from osteon.train.loggers import make_loggers
 from osteon.train.loop import make_fabric, train
 from osteon.train.progress import Progress
+from osteon.train.ranks import meet
 from osteon.train.settings import TrainSettings, resolve_settings
 from osteon.verbs._guard import make_guard, settle_continuation
 from osteon.verbs._model import extract, is_ours, load_trained, save_head, save_trained
@@ -88,6 +89,7 @@ def pretrain(source: str | Path, *, objective: str | None = None, backbone: str 
         MonitorStop: a monitor or the guard ended the run; see the guide "Exit codes".
     """
     say = speaker(progress)
+    meet()
     made = prepare(source, objective=objective, backbone=backbone, steps=steps, epochs=epochs, batch_size=batch_size,
                    accumulate=accumulate, precision=precision, seed=seed, settings=settings, config=config, init=init,
                    guard=guard, say=say)
@@ -97,10 +99,12 @@ def pretrain(source: str | Path, *, objective: str | None = None, backbone: str 
     with run.lock() if lead else nullcontext():
         if lead:
             run.create_or_resume(made.config)
-            run.write_json("provenance.json", collect({
+            changed = run.write_provenance(collect({
                 "data": {"source": made.config["source"], "fingerprint": made.dataset.fingerprint,
                          "samples": len(made.dataset)},
                 "initial_weights": made.config["init"] or "random", "notes": made.notes}))
+            if changed:
+                say(changed)
             run.write_skipped([(s.id, s.reason) for s in made.dataset.skipped])
         try:
             _train(made, run, fabric, loggers if lead else (), progress and lead, say, until)

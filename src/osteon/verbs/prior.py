@@ -15,6 +15,7 @@ from osteon.backbones.pfn import PFN
 from osteon.core.errors import UsageError
 from osteon.core.tensorfile import write_tensors
 from osteon.parts.priors import RandomNetworks
+from osteon.verbs._alone import alone_in
 from osteon.verbs._learner import load_learner
 
 #: The file a prior's folder holds.
@@ -23,6 +24,7 @@ FILE = "pfn.safetensors"
 TOLD = 10
 
 
+@alone_in("out")
 def prior(*, out: str | Path, features: int = 16, classes: int = 4, steps: int = 3000, batch_size: int = 16,
           points: int = 128, dim: int = 64, depth: int = 4, heads: int = 4, lr: float = 1e-3, seed: int = 0,
           progress: bool = True) -> Path:

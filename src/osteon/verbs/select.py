@@ -16,12 +16,14 @@ from osteon.data import Dataset, open_source
 from osteon.data.ids import write_ids
 from osteon.data.leaks import area_matrix
 from osteon.parts.selection import Pool, Selection, parse_budget
+from osteon.verbs._alone import alone_in
 from osteon.verbs._model import Trained, extract, load_trained
 
 #: side of the pictures that stand for features where no run is given
 SIDE = 8
 
 
+@alone_in("out", file=True)
 def select(source: str | Path, *, method: str, budget: int | str, out: str | Path, run: str | Path | None = None,
            target: str | Path | None = None, train: str | Path | None = None, backbone: str = "auto", seed: int = 0,
            settings: Mapping[str, Any] | None = None, progress: bool = True) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from osteon.core.errors import UsageError
 from osteon.data import Loader
 from osteon.parts.flops import count_run
 from osteon.train.loop import Engine, make_fabric
+from osteon.verbs._alone import alone_in
 from osteon.verbs.pretrain import prepare, pretrain, speaker
 
 
@@ -36,6 +37,7 @@ class Stage:
     settings: Mapping[str, Any]
 
 
+@alone_in("out")
 def staged(source: str | Path, *, stages: Sequence[str | Stage], out: str | Path, backbone: str | None = None,
            batch_size: int | None = None, seed: int | None = None, settings: Mapping[str, Any] | None = None,
            control: bool = True, progress: bool = True) -> dict[str, Any]:
