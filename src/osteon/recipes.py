@@ -16,12 +16,13 @@ from typing import Any
 from osteon.core import registry
 from osteon.core.card import Card
 from osteon.core.errors import UsageError, nearest
-from osteon.core.plain import plain
+from osteon.core.plain import plain, read_yaml
 
 #: searched like an option: factor of the learning rate that the objective's own recipe gives at this batch size
 LR_SCALE = "lr_scale"
 #: searched by default, the recipe's own value first; views that are too mild or too harsh are the usual second cause
 DEFAULT_SEARCH: dict[str, tuple[Any, ...]] = {LR_SCALE: (1.0, 0.3, 3.0)}
+_FIX = "Write a list of recipes or a mapping from names to recipes, see docs/guides."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}")
 
 
@@ -139,12 +140,10 @@ def _named(word: str | Recipe, modality: str, labelled: bool) -> list[Recipe]:
 
 
 def _from_file(path: Path) -> Iterator[Recipe]:
-    import yaml
-
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"The recipes cannot be read: {error}", where=str(path)) from error
+        stored = read_yaml(path)
+    except ValueError as error:
+        raise UsageError(f"The recipes cannot be read: {error}", where=str(path), fix=_FIX) from error
     if isinstance(stored, Mapping):
         if isinstance(stored.get("recipes"), list | Mapping):
             stored = stored["recipes"]
@@ -154,7 +153,7 @@ def _from_file(path: Path) -> Iterator[Recipe]:
     elif isinstance(stored, list):
         entries = [{"name": e, "objective": e} if isinstance(e, str) else e for e in stored]
     else:
-        raise UsageError("The file holds no list or mapping of recipes.", where=str(path))
+        raise UsageError("The file holds no list or mapping of recipes.", where=str(path), fix=_FIX)
     for entry in entries:
         yield _from_entry(entry, path)
 
@@ -169,8 +168,10 @@ def _from_entry(entry: Any, path: Path) -> Recipe:
                              fix=f"A recipe has {', '.join(known)}.")
     values = {"name": entry.get("objective"), "search": dict(DEFAULT_SEARCH), **entry}
     values.setdefault("objective", values["name"])
+    if not isinstance(values["objective"], str) or not isinstance(values["name"], str):
+        raise UsageError(f"The recipe {values['name']!r:.80} names no objective.", where=str(path), fix=_FIX)
     for key in ("settings", "search"):
         values[key] = values.get(key) or {}
         if not isinstance(values[key], Mapping):
-            raise UsageError(f"'{key}' of the recipe '{values['name']}' is no mapping.", where=str(path))
+            raise UsageError(f"'{key}' of the recipe '{values['name']}' is no mapping.", where=str(path), fix=_FIX)
     return Recipe(**values)

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from osteon.core.errors import UsageError, nearest
+from osteon.core.plain import checked_yaml
 
 TRUE, FALSE, NONE = ("true", "yes", "on"), ("false", "no", "off"), ("none", "null", "~")
 
@@ -69,8 +70,9 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         if key in settings:
             raise UsageError(f"The setting '{key}' is given twice.", where="--set", fix="Keep one of them.")
         try:
-            settings[key] = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader with YAML 1.2 scalars)
-        except yaml.YAMLError as error:
+            settings[key] = checked_yaml(yaml.load(text, Loader=_Loader))  # noqa: S506 (safe; YAML 1.2 scalars)
+        except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            text = text.encode("utf-8", "replace").decode("utf-8")[:200]
             raise UsageError(f"The value of '{key}' is not valid YAML: {text}", where="--set",
                              fix="Quote it, e.g. --set 'key=\"value\"'.") from error
     return settings

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 #: Settings (top-level, or of training) that may differ when a run is resumed: they do not change what is learned.
 FREE_KEYS = frozenset({"checkpoint_every", "device", "log", "log_every", "loggers", "num_threads", "num_workers", "out",
                        "prefetch", "progress", "quiet", "threads", "verbose", "workers"})
 _ABSENT = "(not set)"
+#: Most values of a file of settings.
+MOST_VALUES = 100_000
 
 
 def plain(value: Any, *, text_numbers: bool = False, finite: bool = False) -> Any:
@@ -43,6 +46,35 @@ def to_yaml(config: Any) -> str:
     import yaml
 
     return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, in plain values. Raises ValueError with the reason where it cannot be used."""
+    import yaml
+
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise ValueError("it is not a regular file")
+        return checked_yaml(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, RecursionError, TypeError, ValueError, AttributeError) as error:  # dates, tags
+        raise ValueError(str(error)[:500] or type(error).__name__) from error
+
+
+def checked_yaml(value: Any) -> Any:
+    """A value YAML made, as it is. Raises ValueError where its aliases make it larger than settings can be."""
+    stack, count = [value], 0
+    while stack:
+        part = stack.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values, or one that contains itself")
+        if isinstance(part, bytes):
+            raise ValueError("it holds bytes, which no setting is")
+        if isinstance(part, str) and any("\ud800" <= letter <= "\udfff" for letter in part):
+            raise ValueError("it holds half a surrogate pair, which is no text")
+        stack += [*part.keys(), *part.values()] if isinstance(part, Mapping) else list(part) if isinstance(
+            part, (list, tuple, set)) else []
+    return value
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], *,

@@ -26,7 +26,7 @@ from osteon.core.atomic import (
     write_text,
 )
 from osteon.core.errors import DataError, InUseError, UsageError
-from osteon.core.plain import FREE_KEYS, changes, plain, to_yaml
+from osteon.core.plain import FREE_KEYS, changes, plain, read_yaml, to_yaml
 from osteon.core.tensorfile import flatten_state, read_tensors, unflatten_state, write_tensors
 
 if TYPE_CHECKING:
@@ -83,12 +83,10 @@ class RunFolder:
         Raises:
             DataError: there is no readable ``config.yaml``.
         """
-        import yaml
-
         file = self.path / "config.yaml"
         try:
-            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            loaded = read_yaml(file)
+        except ValueError as error:
             raise DataError("This is not a run folder: it has no readable config.yaml.", where=str(file),
                             fix="Name the folder that was given as --out.") from error
         if not isinstance(loaded, dict):
@@ -311,7 +309,7 @@ class RunFolder:
 def _row(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict):
         return None
@@ -320,7 +318,10 @@ def _row(line: str) -> dict[str, Any] | None:
 
 def _checkpoint(file: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
     tensors, note = read_tensors(file)
-    return int(note["step"]), tensors, note["meta"]
+    if not isinstance(note, dict) or type(note.get("step")) is not int or "meta" not in note:
+        raise DataError("The file is no checkpoint: it does not say of which step.", where=str(file),
+                        fix="Use an earlier checkpoint.")
+    return note["step"], tensors, note["meta"]
 
 
 def _copy(source: Path, target: Path) -> None:

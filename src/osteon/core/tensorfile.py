@@ -77,7 +77,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
     path = Path(path)
     if not path.is_file():
-        raise DataError("There is no such file.", where=str(path))
+        raise DataError("There is no such file.", where=str(path), fix="Check the name and the folder.")
     try:
         with safe_open(str(path), framework="pt") as file:
             note = json.loads((file.metadata() or {})["osteon"])
@@ -87,7 +87,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         if digest(tensors, text) != expected:
             raise ValueError("its checksum does not match")
         return tensors, json.loads(text)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
+            OverflowError) as error:
         reason = "its checksum is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(f"The file is damaged or was not written by osteon: {reason}.", where=str(path),
                         fix="Use an earlier checkpoint or write it again.") from error
@@ -164,9 +165,13 @@ def unflatten_state(tensors: Mapping[str, Tensor], skeleton: Any) -> Any:
     """Put together what :func:`flatten_state` took apart.
 
     Raises:
-        DataError: a tensor named by the skeleton is missing.
+        DataError: a tensor named by the skeleton is missing, or the skeleton is damaged.
     """
-    return _unpack(skeleton, tensors, {})
+    try:
+        return _unpack(skeleton, tensors, {})
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DataError(f"The description of the state is damaged: {str(error)[:200] or type(error).__name__}.",
+                        where="checkpoint", fix="Use an earlier checkpoint.") from error
 
 
 def _unpack(node: Any, tensors: Mapping[str, Tensor], done: dict[str, Tensor]) -> Any:
@@ -175,6 +180,8 @@ def _unpack(node: Any, tensors: Mapping[str, Tensor], done: dict[str, Tensor]) -
     if not isinstance(node, dict):
         return node
     kind = node[_TAG]
+    if kind not in ("float", "tuple", "dict", "tensor"):
+        raise ValueError(f"it has a value of the kind {kind!r:.40}")
     if kind == "float":
         return float(node["value"])
     if kind == "tuple":
@@ -183,10 +190,22 @@ def _unpack(node: Any, tensors: Mapping[str, Tensor], done: dict[str, Tensor]) -
         return {_unpack(key, tensors, done): _unpack(item, tensors, done) for key, item in node["items"]}
     name = node["name"]
     if name not in tensors:
-        raise DataError(f"The tensor '{name}' is missing from the checkpoint.")
+        raise DataError(f"The tensor '{name}' is missing from the checkpoint.", where="checkpoint",
+                        fix="Use an earlier checkpoint.")
     if name not in done:
         done[name] = _restride(tensors[name], node.get("stride"))
     return done[name]
+
+
+def _dense_strides(tensor: Tensor, stride: list[int]) -> list[int]:
+    """Strides of a dense tensor of that shape whose sides are in the order that ``stride`` says."""
+    if len(stride) != tensor.dim() or not all(type(s) is int and s >= 0 for s in stride):
+        raise ValueError(f"the strides are {stride!r:.80}")
+    expected, made = 1, list(stride)
+    for side in sorted(range(len(stride)), key=lambda i: (stride[i], tensor.shape[i])):
+        if tensor.shape[side] != 1:
+            made[side], expected = expected, expected * tensor.shape[side]
+    return made
 
 
 def _restride(tensor: Tensor, stride: list[int] | None) -> Tensor:
@@ -195,4 +214,6 @@ def _restride(tensor: Tensor, stride: list[int] | None) -> Tensor:
 
     if stride is None:
         return tensor
+    if _dense_strides(tensor, stride) != stride:
+        raise ValueError(f"the strides {stride} do not fit a tensor of shape {tuple(tensor.shape)}")
     return torch.empty_strided(tuple(tensor.shape), stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError
-from osteon.data.arrays import _labels, _load, _refused
+from osteon.data._archive import load, members
+from osteon.data.arrays import _labels
 from osteon.data.listing import RawLabel
 from osteon.modalities.graph import Graph
 
@@ -25,6 +26,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "train_mask": ("train_idx",), "val_mask": ("val_idx",), "test_mask": ("test_idx",)}
 #: Headers of a list of edges.
 ENDS = ("source", "target")
+#: Most nodes of the graphs of a file, and most features of a node.
+MOST_NODES, MOST_WIDTH = 10**9, 10**7
 TABLES = (".csv", ".tsv")
 #: What graphs may be, for messages.
 KINDS = (".npz with edges (2, E), features, labels and masks (and `graph`, the graph of each node, for many graphs); a "
@@ -66,7 +69,7 @@ def has_edges(path: Path) -> bool:
             with path.open(encoding="utf-8-sig") as file:
                 head = [cell.strip().strip('"').lower() for cell in file.readline().replace("\t", ",").split(",")]
             return tuple(head[:2]) == ENDS and len(head) <= 3
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except Exception:  # a damaged archive raises about anything; whoever reads it says what is wrong
         return False
     return False
 
@@ -75,11 +78,8 @@ def read_file(path: Path, source: str) -> Contents:
     """The graphs of one file."""
     if path.suffix.lower() == ".npz":
         with path.open("rb") as file:
-            parts = _load(file, source)
-            try:
-                held = {name: parts[name] for name in parts.files}
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise _refused(error, source) from error
+            parts = load(file, source)
+            held = members(parts, getattr(parts, "files", ()), source)
         return from_arrays(held, source)
     return _edge_list(path, source)
 
@@ -94,11 +94,19 @@ def from_arrays(held: Mapping[str, np.ndarray], source: str) -> Contents:
     if edges.ndim != 2 or 2 not in edges.shape or edges.dtype.kind not in "iu":
         raise DataError(f"The edges are {edges.dtype} {edges.shape}.", where=source,
                         fix="Give (2, E) or (E, 2) whole numbers of nodes.")
-    edges = edges if edges.shape[0] == 2 else edges.T
+    edges = _whole(edges if edges.shape[0] == 2 else edges.T, "edges", source)
+    for name in ("weights", "graph", "nodes", "width", "indices", "indptr", "data"):
+        held_one = given[name]
+        if held_one is not None and (held_one.dtype.kind not in "iuf" or (
+                name in ("nodes", "width") and held_one.size != 1)):
+            raise DataError(f"'{name}' is {held_one.dtype} {held_one.shape}.", where=source, fix="Give numbers.")
     features = _features(given, source)
     belongs = given["graph"]
     masks = {k.removesuffix("_mask"): given[k] for k in ("train_mask", "val_mask", "test_mask") if given[k] is not None}
     nodes = _count(given, features, source)
+    if not 0 <= nodes <= MOST_NODES:
+        raise DataError(f"There are to be {nodes:,} nodes; a graph has 0 to {MOST_NODES:,}.", where=source,
+                        fix="Number nodes from 0 without large gaps.")
     if edges.size and (edges.min() < 0 or edges.max() >= nodes):
         raise DataError(f"An edge names node {int(edges.max()) if edges.max() >= nodes else int(edges.min())}, there "
                         f"are {nodes}.", where=source, fix="Number nodes from 0, as the rows of the features.")
@@ -148,11 +156,16 @@ def _features(given: Mapping[str, np.ndarray | None], source: str) -> Any:
         return dense
     if data is None or indices is None or start is None:
         return None
-    if start.ndim != 1 or start[0] != 0 or (np.diff(start) < 0).any() or start[-1] != len(data) != len(indices) or (
+    rows = start.ndim == data.ndim == indices.ndim == 1 and len(start) and {start.dtype.kind, indices.dtype.kind} <= {
+        *"iu"}
+    if not rows or start[0] != 0 or (np.diff(start) < 0).any() or not start[-1] == len(data) == len(indices) or (
             len(indices) and indices.min() < 0) or not np.isfinite(data).all():
         raise DataError("The compressed rows of the features do not fit together.", where=source,
                         fix="Give data and indices as long as the last entry of indptr.")
     width = int(given["width"]) if given["width"] is not None else int(indices.max(initial=-1)) + 1
+    if not 0 <= width <= MOST_WIDTH:
+        raise DataError(f"There are to be {width:,} features of a node; {MOST_WIDTH:,} is the limit.", where=source,
+                        fix="Correct width, or number features without large gaps.")
     if len(indices) and indices.max() >= width:
         raise DataError(f"A feature has number {int(indices.max())}, there are {width}.", where=source,
                         fix="Correct width.")
@@ -174,12 +187,21 @@ def _count(given: Mapping[str, np.ndarray | None], features: Any, source: str) -
     return next(iter(told.values())) if told else int(edges.max(initial=-1)) + 1
 
 
+def _whole(values: np.ndarray, name: str, source: str) -> np.ndarray:
+    """Whole numbers as int64. Raises DataError where they do not fit."""
+    if values.size and values.dtype.kind == "u" and int(values.max()) >= 2**63:
+        raise DataError(f"'{name}' holds {int(values.max())}, which is beyond 64 bits.", where=source,
+                        fix="Number from 0.")
+    return values.astype(np.int64)
+
+
 def _split(masks: Mapping[str, Any], samples: int, source: str) -> list[str]:
     """Names of parts from masks (bool, one a sample) or lists of numbers; what is in none is ``other``."""
     out = np.full(samples, "other", object)
     for part, mask in masks.items():
-        rows = np.flatnonzero(mask) if mask.dtype == bool else mask.astype(np.int64)
-        if mask.ndim != 1 or (mask.dtype == bool and len(mask) != samples) or (
+        usable = mask.ndim == 1 and mask.dtype.kind in "biu"
+        rows = np.flatnonzero(mask) if mask.dtype == bool or not usable else _whole(mask, part, source)
+        if not usable or (mask.dtype == bool and len(mask) != samples) or (
                 len(rows) and (rows.min() < 0 or rows.max() >= samples)):
             raise DataError(f"The mask of '{part}' is {mask.dtype} {mask.shape}, there are {samples} samples.",
                             where=source, fix="Give one bool a sample, or numbers of samples.")
@@ -193,9 +215,10 @@ def _split(masks: Mapping[str, Any], samples: int, source: str) -> list[str]:
 
 def cut_graphs(made: Graph, belongs: np.ndarray, source: str) -> list[Graph]:
     """The graphs of a union whose nodes say where they belong, (n,) numbers from 0."""
-    if belongs.ndim != 1 or belongs.dtype.kind not in "iu" or (len(belongs) and belongs.min() < 0):
+    if belongs.ndim != 1 or belongs.dtype.kind not in "iu" or (
+            len(belongs) and not 0 <= belongs.min() <= belongs.max() < len(belongs)):
         raise DataError(f"'graph' is {belongs.dtype} {belongs.shape}.", where=source,
-                        fix="Give every node the number of its graph, from 0.")
+                        fix="Give every node the number of its graph, from 0 without gaps.")
     ends = np.repeat(np.arange(len(made)), made.degrees)
     if (belongs[ends] != belongs[made.near]).any():
         raise DataError("An edge joins nodes of two graphs.", where=source, fix="Correct 'graph'.")
@@ -206,11 +229,11 @@ def cut_graphs(made: Graph, belongs: np.ndarray, source: str) -> list[Graph]:
         raise DataError(f"Graph {int(np.flatnonzero(counts == 0)[0])} has no node.", where=source,
                         fix="Number graphs from 0 without gaps.")
     out = []
-    for members in np.split(order, counts.cumsum()[:-1]):
-        place[members] = np.arange(len(members))
-        near, at = made.around(members)
-        start = np.concatenate([[0], made.degrees[members].cumsum()])
-        held = made.rows(members) if made.features is not None else None
+    for mine in np.split(order, counts.cumsum()[:-1]):
+        place[mine] = np.arange(len(mine))
+        near, at = made.around(mine)
+        start = np.concatenate([[0], made.degrees[mine].cumsum()])
+        held = made.rows(mine) if made.features is not None else None
         out.append(Graph(start, place[near], None if made.weights is None else made.weights[at], held))
     return out
 
@@ -224,6 +247,9 @@ def _table(path: Path, source: str) -> tuple[list[str], list[list[str]]]:
     if not rows:
         raise DataError("The table is empty.", where=str(path), fix="Give a header and a row for every edge or node.")
     head = [cell.strip() for cell in rows[0]]
+    twice = [name for name, count in Counter(name.lower() for name in head).items() if count > 1]
+    if twice:
+        raise DataError(f"The column '{twice[0]}' occurs twice.", where=str(path), fix="Rename or remove one of them.")
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(head):
             raise DataError(f"Row {number} has {len(row)} cells, the header has {len(head)}.", where=str(path),
@@ -256,6 +282,8 @@ def _edge_list(path: Path, source: str) -> Contents:
             raise DataError("A node occurs twice.", where=str(beside), fix="Give every node one row.")
     for number, row in enumerate(rows, 2):
         for name in row[:2]:
+            if not name:
+                raise DataError(f"Row {number} names no node.", where=source, fix="Fill it in or remove the row.")
             if name not in known:
                 if beside is not None:
                     raise DataError(f"Row {number} names the node '{name}', which {beside.name} does not have.",

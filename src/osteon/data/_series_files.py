@@ -183,7 +183,7 @@ def read_ts(path: Path, source: str) -> TsFile:
         if not line or line.startswith("#"):
             continue
         if line.startswith("@"):
-            word, *rest = line[1:].split()
+            word, *rest = line[1:].split() or [""]
             begun |= word.lower() == "data"
             about[word.lower()] = rest
         elif begun:
@@ -242,8 +242,10 @@ def _is_number(cell: str) -> bool:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    out: list[str] = []
+    out: dict[str, None] = {}
     for i, name in enumerate(names):
         fresh = name or f"column{i}"
-        out.append(fresh if fresh not in out else f"{fresh}#{i}")
-    return out
+        while fresh in out:
+            fresh = f"{fresh}#{i}"
+        out[fresh] = None
+    return list(out)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from osteon.core.errors import DataError
+from osteon.data._archive import load, read_archive
 from osteon.data._series_files import read_table, read_ts
-from osteon.data.arrays import _labels, _load, read_archive
+from osteon.data.arrays import _labels
 from osteon.data.listing import Listing, RawLabel, digest
 from osteon.parts.types import DataSpec
 
@@ -34,7 +35,7 @@ def list_labelled(path: Path, source: str, *, asked: bool, like: DataSpec | None
     if suffix == ".npz":
         return _npz(path, source, asked, like)
     if suffix == ".npy" and asked:
-        return _samples(_checked(_load(path, source, mmap_mode="r"), source), [], source, _stamp([path]), like)
+        return _samples(_checked(load(path, source, mmap_mode="r"), source), [], source, _stamp([path]), like)
     if suffix in (".csv", ".tsv", ".txt") and asked:
         return _rows(path, source, like)
     return None

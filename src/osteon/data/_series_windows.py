@@ -15,6 +15,8 @@ from osteon.data.listing import Listing, digest
 from osteon.modalities.series import fill_missing
 from osteon.parts.types import DataSpec
 
+#: Largest value of a series: the square of more is beyond 32 bits.
+MOST = 1e18
 #: Parts by time and their shares where nothing is asked.
 USUAL_SPLIT = "0.6,0.2,0.2"
 #: Windows are powers of two between these where nothing is asked.
@@ -62,10 +64,17 @@ def read_long(path: Path, source: str, options: Mapping[str, Any], like: DataSpe
     """
     known = dict(like.traits) if like is not None else {}
     table = read_table(path, source).over_time()
+    if len(table.values) < 2:
+        raise DataError(f"The table has {len(table.values)} rows over time; a series has 2 or more.", where=source,
+                        fix="Give a row a step, names of the columns in the first line.")
     notes = _time_notes(table, source)
     if table.words:
         notes.append(f"columns: {', '.join(table.words)} left out (rule: channels are numbers)")
     names, raw = _channels(table, known.get("names"), source, notes)
+    huge = int(np.argmax(np.nan_to_num(np.abs(raw), posinf=0).max(1))) if raw.size else 0
+    if raw.size and np.nanmax(np.abs(raw[huge]), initial=0) > MOST:
+        raise DataError(f"The column '{names[huge]}' has values beyond {MOST:g}.", where=source,
+                        fix="Scale it, or leave it out.")
     split = str(options["split"] or known.get("split") or USUAL_SPLIT)
     parts = split_rows(split, len(table.values), source)
     asked = "as in the data the model was trained on" if known.get("split") and not options["split"] else (

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError, UsageError
-from osteon.data.arrays import _labels, _load, read_archive
+from osteon.data._archive import load, read_archive
+from osteon.data.arrays import _labels
 from osteon.data.listing import Listing, RawLabel, digest
 
 
@@ -28,7 +29,7 @@ def list_archive(path: Path, source: str, *, modality: str, shapes: str, asked: 
     """
     suffix = path.suffix.lower()
     if suffix == ".npy" and asked:
-        found = _load(path, source, mmap_mode="r")
+        found = load(path, source, mmap_mode="r")
         return _listing({modality: found}, source, path, modality, shapes)
     if suffix != ".npz":
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def _checked_names(given: Sequence[str], source: str) -> tuple[list[str], dict[s
         names[0] = "column 1"
         left_out[names[0]] = "it has no name, as numbers of rows have none"
     names = [name or f"column {j + 1}" for j, name in enumerate(names)]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"Two columns are called '{twice[0]}'.", where=source, fix="Rename one of them.")
     return names, left_out
@@ -124,7 +125,8 @@ def _read_parquet(path: Path, source: str, most: int | None) -> Table:
             batch = next(file.iter_batches(batch_size=most), None) if most is not None else None
             data = file.read() if most is None else pa.Table.from_batches([batch] if batch is not None else [],
                                                                           file.schema_arrow)
-    except (pa.ArrowException, OSError) as error:
+        lists = {name: data.column(i).to_pylist() for i, name in enumerate(data.column_names)}
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # dates beyond the calendar, for one
         raise DataError(f"The parquet file cannot be read: {error}", where=source, fix="Write it again.") from error
     nested = {name: f"it holds {data.schema.field(i).type}" for i, name in enumerate(data.column_names)
               if pa.types.is_nested(data.schema.field(i).type) or pa.types.is_binary(data.schema.field(i).type)}
@@ -134,7 +136,7 @@ def _read_parquet(path: Path, source: str, most: int | None) -> Table:
                         fix="Give columns of numbers, texts or dates.")
     if len(set(names)) < len(names):
         _checked_names(names, source)
-    cells = [[_text(value) for value in data.column(name).to_pylist()] for name in names]
+    cells = [[_text(value) for value in lists[name]] for name in names]
     table = Table.of(names, zip(*cells, strict=True), range(1, data.num_rows + 1), source)
     table.left_out |= nested
     return table

@@ -94,7 +94,8 @@ def _labels(table: Table, name: str, options: Mapping[str, Any], like: DataSpec 
         wrong = next((i for i, value in enumerate(values) if value is None), None)
         if wrong is not None or (bins < 2 and not edges):
             what = f"'{cells[wrong]}' is no number" if wrong is not None else f"{bins} bins tell nothing apart"
-            raise UsageError(f"The column '{name}' cannot be cut into bins: {what}.", where=f"bins, {source}")
+            raise UsageError(f"The column '{name}' cannot be cut into bins: {what}.", where=f"bins, {source}",
+                             fix="Give 2 or more bins of a label of numbers, or leave bins out.")
         numbers = np.array(values, np.float64)
         edges = edges or [float(e) for e in np.unique(np.quantile(numbers, np.arange(1, bins) / bins))]
         names = [f"up to {edges[0]:g}", *(f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:], strict=False)),

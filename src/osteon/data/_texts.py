@@ -13,7 +13,7 @@ from typing import Any
 from osteon.core.errors import DataError
 from osteon.data.folders import SPLIT_NAMES, list_folder, walk
 from osteon.data.listing import Listing, RawLabel, unique_ids
-from osteon.data.tables import _PATHS, _read_csv, _split_labels, _stamp
+from osteon.data.tables import _PATHS, _read_csv, _split_labels, _stamp, columns_of
 from osteon.modalities import Unreadable
 from osteon.modalities.text import SAMPLES, SUFFIXES, decode_text
 from osteon.parts.types import DataSpec
@@ -38,6 +38,7 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
         if files.files and (asked or len(files.files) > sum(files.others.values())):
             found = _list_rows_of(lines, source, path) if lines else list_folder(path, source, suffixes=SUFFIXES,
                                                                                  samples=SAMPLES)
+            found = replace(found, skipped=files.skipped) if found is not None and lines else found
             if found is not None and not lines:
                 found = _by_file_names(found)
     elif suffix == ".txt":
@@ -87,7 +88,7 @@ def _list_csv(path: Path, source: str) -> Listing:
     _read(path, source)  # says where a file is no UTF-8
     rows = _read_csv(path, source)
     (_, header), body = rows[0], rows[1:]
-    columns = {name.strip().lower(): i for i, name in enumerate(header)}
+    columns = columns_of(header, source)
     for line, row in body:
         if len(row) != len(header):
             raise DataError(f"Row {line} has {len(row)} cells, the header has {len(header)}.", where=source,
@@ -130,7 +131,16 @@ def _object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise DataError("The line has no field 'text' with a string.", where=where,
                         fix='Write {"text": "...", "label": "..."}; label may be left out.')
-    return row
+    return _whole(row) if "\\u" in line else row  # type: ignore[no-any-return]
+
+
+def _whole(value: Any) -> Any:
+    """The same value with halves of surrogate pairs, which no file can hold, replaced."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_whole(part) for part in value]
+    return {_whole(k): _whole(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _label(row: dict[str, Any]) -> RawLabel:

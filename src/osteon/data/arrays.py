@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from osteon.core.errors import DataError, MissingExtra
+from osteon.data._archive import BESIDE, load, members
 from osteon.data.listing import Listing, RawLabel, digest
 from osteon.data.splits import train_validation_split
 from osteon.modalities import Payload, Unreadable
@@ -26,48 +25,19 @@ def list_arrays(path: Path, source: str) -> Listing:
     status = path.stat()
     stamp = digest(path.absolute(), status.st_size, status.st_mtime_ns)
     if path.suffix.lower() == ".npy":
-        images = _load(path, source, mmap_mode="r")
+        images = load(path, source, mmap_mode="r")
         if not isinstance(images, np.ndarray):
             raise DataError("The file is an archive of arrays.", where=source, fix="Let its name end in .npz.")
         return _from_arrays({"image": images}, source, stamp)
     with path.open("rb") as file:  # numpy leaves a damaged archive open when it opens it itself
-        parts = _load(file, source)
+        parts = load(file, source)
         if isinstance(parts, np.ndarray):
             raise DataError("The file is one array and no archive.", where=source, fix="Let its name end in .npy.")
         if "image" not in parts.files:
             raise DataError(f"The archive has no array 'image'; it has: {', '.join(parts.files) or 'nothing'}.",
                             where=source, fix="Save it with np.savez(path, image=..., label=...).")
-        names = [name for name in ("image", "label", "class_names", "group", "split") if name in parts.files]
-        try:
-            arrays = {name: parts[name] for name in names}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise _refused(error, source) from error
+        arrays = members(parts, [name for name in ("image", *BESIDE) if name in parts.files], source)
     return _from_arrays(arrays, source, stamp)
-
-
-def read_archive(path: Path, source: str, name: str, *, asked: bool) -> dict[str, np.ndarray] | None:
-    """The array ``name`` of an ``.npz`` with its labels, class names, groups and splits, as far as it has them.
-
-    None where it has no such array, or is damaged: whoever reads other archives says what is wrong. An error when the
-    array was asked for.
-    """
-    with path.open("rb") as file:
-        try:
-            parts = _load(file, source)
-        except DataError:
-            if asked:
-                raise
-            return None
-        names = getattr(parts, "files", [])
-        if name not in names:
-            if not asked:
-                return None
-            raise DataError(f"The archive has no array '{name}'; it has: {', '.join(names) or 'nothing'}.",
-                            where=source, fix=f"Save it with np.savez(path, {name}=..., label=...).")
-        try:
-            return {key: parts[key] for key in (name, "label", "class_names", "group", "split") if key in names}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise _refused(error, source) from error
 
 
 def list_digits(split: str | None) -> Listing:
@@ -127,21 +97,6 @@ def list_hub(name: str, split: str | None) -> Listing:
     return listing.only(split) if split else listing
 
 
-def _load(file: Path | BinaryIO, source: str, mmap_mode: Any = None) -> Any:
-    try:
-        return np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise _refused(error, source) from error
-
-
-def _refused(error: Exception, source: str) -> DataError:
-    if "pickle" in str(error).lower() or "object" in str(error).lower():
-        return DataError("The file holds Python objects, which are never loaded because loading them runs code.",
-                         where=source, fix="Save plain number or text arrays.")
-    return DataError(f"The arrays cannot be read: {error}", where=source,
-                     fix="Save them again with np.save or np.savez.")
-
-
 def _from_arrays(parts: dict[str, np.ndarray], source: str, stamp: str) -> Listing:
     images, note = _channels_last(parts["image"], source)
     for name in ("label", "group", "split"):
@@ -171,6 +126,9 @@ def _channels_last(images: np.ndarray, source: str) -> tuple[np.ndarray, str]:
     if images.shape[1] < images.shape[3]:  # the channel axis is the shorter of the two, the last one when equal
         note = f"array: axis 1 ({images.shape[1]}) is taken for channels (rule: the shorter of the axes 1 and 3)"
         images = images.transpose(0, 2, 3, 1)
+    if len(images) and not images.size:
+        raise DataError(f"The images have no pixel: the array has shape {images.shape}.", where=source,
+                        fix="Save images of at least one pixel and channel.")
     if len(images):
         try:
             read_header(images[0])

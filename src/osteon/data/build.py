@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from osteon.core.errors import DataError
+from osteon.core.errors import DataError, UsageError
 from osteon.data.codec import Codec, PlanLike
 from osteon.data.listing import Listing, Skipped
 from osteon.modalities import Payload, Unreadable, find, one_of
@@ -22,6 +23,8 @@ from osteon.parts.types import DataSpec
 Progress = Callable[[int, int, str], None]
 Result = TypeVar("Result")
 _CHUNK = 64
+#: Bytes of the largest sample that is made.
+MAX_SAMPLE = 2**30
 
 
 def workers() -> int:
@@ -48,6 +51,11 @@ def plan_samples(listing: Listing, codec: Codec, *, size: int | None, like: Data
                   len(headers), max_skipped, listing.source, find(listing.modality).SAMPLES)
     plan = codec.plan(headers, size=size, like=like, source=listing.source, options=options)
     failed.update(plan.rejected)
+    size_of_one = math.prod(plan.shape) * np.dtype(plan.dtype).itemsize
+    if size_of_one > MAX_SAMPLE:
+        raise UsageError(f"A sample of shape {' x '.join(map(str, plan.shape))} takes {size_of_one / 1e9:,.1f} GB, "
+                         f"more than the limit of {MAX_SAMPLE / 1e9:.1f}.", where=listing.source,
+                         fix="Ask for a smaller size (or extent, window, length, seconds, points or nodes).")
     return plan, failed
 
 

@@ -10,7 +10,11 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from osteon.core.errors import UsageError, nearest
+from osteon.core.options import coerce
 from osteon.modalities import NAMES, Payload
+
+#: Largest number an option of reading may be.
+MOST_NUMBER = 10**9
 
 
 class PlanLike(Protocol):
@@ -90,4 +94,15 @@ def check_options(modality: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known:
             raise UsageError(f"Reading {modality} has no option '{key}'.{nearest(key, known)}", where="--set",
                              fix=f"It has: {', '.join(known) or 'none'}.")
-    return {**known, **{k: v for k, v in given.items() if v is not None}}
+    return {**known, **{k: _like(known[k], v, k) for k, v in given.items() if v is not None}}
+
+
+def _like(usual: Any, value: Any, name: str) -> Any:
+    """A value of the type of an option's default, where that is a number or a switch. Raises UsageError."""
+    if not isinstance(usual, (bool, int, float)):
+        return value
+    made = coerce(value, type(usual).__name__, name=name, where="--set")
+    if abs(made) <= MOST_NUMBER:  # neither NaN nor beyond what any option can mean
+        return made
+    raise UsageError(f"{name} = {value} is no number that can be meant.", where="--set",
+                     fix=f"Give at most {MOST_NUMBER:,}.")

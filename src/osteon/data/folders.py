@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,17 +50,19 @@ def walk(root: Path, suffixes: frozenset[str]) -> Walk:
             continue
         below = []
         for entry in entries:
-            path = (*parts, entry.name)
-            if entry.is_dir():
-                below.append(path)
-                continue
-            suffix = ending(entry.name)
-            if suffix not in suffixes:
-                found.others[suffix or "(no ending)"] += 1
-                continue
+            path, suffix = (*parts, entry.name), ending(entry.name)
             try:
+                if entry.is_dir():
+                    below.append(path)
+                    continue
+                if suffix not in suffixes:
+                    found.others[suffix or "(no ending)"] += 1
+                    continue
                 status = entry.stat()
-                found.files.append((path, status.st_size, status.st_mtime_ns))
+                if stat.S_ISREG(status.st_mode):
+                    found.files.append((path, status.st_size, status.st_mtime_ns))
+                else:  # opening a pipe would wait for ever
+                    found.skipped.append(Skipped(show(path), "is not a regular file"))
             except OSError as error:
                 found.skipped.append(Skipped(show(path), f"cannot be read: {error.strerror or error}"))
         stack.extend(reversed(below))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from osteon.core.atomic import write_text
 from osteon.core.errors import DataError, nearest
-from osteon.data.listing import Listing
+from osteon.data.listing import Listing, there
 
 _SUFFIXES = (".csv", ".txt")
 
@@ -21,9 +22,9 @@ def split_ids(source: str) -> tuple[str, Path | None]:
     A path that exists as written is never cut, so a folder may have ``@`` in its name.
     """
     match = re.fullmatch(r"(.+)@([^@]+)", source, flags=re.DOTALL)
-    if match is None or not match[2].lower().endswith(_SUFFIXES) or Path(source).expanduser().exists():
+    if match is None or not match[2].lower().endswith(_SUFFIXES) or there(source):
         return source, None
-    return match[1], Path(match[2]).expanduser()
+    return match[1], Path(os.path.expanduser(match[2]))
 
 
 def read_ids(path: Path) -> list[str]:
@@ -35,16 +36,14 @@ def read_ids(path: Path) -> list[str]:
         DataError: no such file, no ids in it, no column ``id``, or an id that occurs twice.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise OSError("not a regular file")
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError("The list of ids cannot be read.", where=str(path),
                         fix="Give a file such as `osteon select` writes.") from error
     if path.suffix.lower() == ".csv":
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        if "id" not in (rows.fieldnames or ()):
-            raise DataError("The list of ids has no column 'id'.", where=str(path),
-                            fix=f"Its columns are: {', '.join(rows.fieldnames or ['(none)'])}.")
-        ids = [row["id"] for row in rows]
+        ids = _column(text, path)
     else:
         ids = [line for line in text.splitlines() if line]
     if not ids:
@@ -55,6 +54,23 @@ def read_ids(path: Path) -> list[str]:
             raise DataError(f"The id '{name}' occurs twice in the list.", where=str(path), fix="Remove one of them.")
         seen.add(name)
     return ids
+
+
+def _column(text: str, path: Path) -> list[str]:
+    """The cells of the column ``id``."""
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        names = [name[:80] for name in rows.fieldnames or ["(none)"]]
+        if "id" not in names:
+            raise DataError("The list of ids has no column 'id'.", where=str(path),
+                            fix=f"Its columns are: {', '.join(names[:20])}.")
+        found = [(rows.line_num, row["id"]) for row in rows]
+    except csv.Error as error:
+        raise DataError(f"The list of ids cannot be read: {error}", where=str(path), fix="Check its quotes.") from error
+    short = next((line for line, name in found if name is None), None)
+    if short is not None:
+        raise DataError(f"The row that ends on line {short} has no id.", where=str(path), fix="Remove it.")
+    return [name for _, name in found]
 
 
 def write_ids(path: Path, ids: Sequence[str], scores: Iterable[float] | None = None) -> None:

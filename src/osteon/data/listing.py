@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,20 @@ class Listing:
                             fix=has + nearest(split, known))
         assert self.split is not None
         return self.take([i for i, name in enumerate(self.split) if name == split])
+
+
+def there(source: str) -> bool:
+    """Whether a source is a path that exists; no system looks at names that are too long or hold a null byte."""
+    try:
+        return bool(source) and Path(os.path.expanduser(source)).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def shown(text: str, most: int = 200) -> str:
+    """Text from a user as a message may hold it: what no terminal can show replaced, a long one cut in the middle."""
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    return text if len(text) <= most else f"{text[:most // 2]}...{text[-most // 2:]}"
 
 
 def digest(*parts: object) -> str:

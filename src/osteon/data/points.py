@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError, UsageError
-from osteon.data.arrays import _labels, _load, _refused
+from osteon.data._archive import load, read_archive
+from osteon.data.arrays import _labels
 from osteon.data.codec import Codec, Plan
 from osteon.data.folders import list_folder, walk
 from osteon.data.listing import Listing, digest
@@ -65,9 +65,10 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
     elif suffix in (".csv", ".tsv") and path_suffixes(path) & known:
         found = list_csv(path, source)
     elif suffix == ".npz":
-        found = _list_archive(path, source, asked)
+        held = read_archive(path, source, "points", asked=asked)
+        found = None if held is None else _list_arrays(held, path, source)
     elif suffix == ".npy" and asked:
-        found = _list_arrays({"points": _load(path, source, mmap_mode="r")}, path, source)
+        found = _list_arrays({"points": load(path, source, mmap_mode="r")}, path, source)
     elif suffix in SUFFIXES:
         found = Listing(source, [path.name], lambda i: path, _stamp(path))
     if found is None and asked:
@@ -80,43 +81,6 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
 def _stamp(path: Path) -> str:
     status = path.stat()
     return digest(path.absolute(), status.st_size, status.st_mtime_ns)
-
-
-def _list_archive(path: Path, source: str, asked: bool) -> Listing | None:
-    """An ``.npz`` with ``points`` and, where known, ``label``, ``class_names``, ``group``, ``split``."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_claims(archive, source)
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
-        if not asked:
-            return None  # whoever reads other archives says what is wrong
-        raise _refused(error, source) from error
-    with path.open("rb") as file:
-        parts = _load(file, source)
-        if "points" not in getattr(parts, "files", ()):
-            if not asked:
-                return None
-            raise DataError(f"The archive has no array 'points'; it has: {', '.join(parts.files) or 'nothing'}.",
-                            where=source, fix="Save it with np.savez(path, points=..., label=...).")
-        try:
-            held = {key: parts[key] for key in ("points", "label", "class_names", "group", "split") if key in parts}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise _refused(error, source) from error
-    return _list_arrays(held, path, source)
-
-
-def _check_claims(archive: zipfile.ZipFile, source: str) -> None:
-    """Refuse an archive whose array claims more than it holds, before memory is taken for it."""
-    for member in archive.infolist():
-        if member.filename != "points.npy":
-            continue
-        with archive.open(member) as file:
-            read = {(1, 0): np.lib.format.read_array_header_1_0,
-                    (2, 0): np.lib.format.read_array_header_2_0}[np.lib.format.read_magic(file)]
-            shape, _, kind = read(file)
-        if math.prod(shape) * kind.itemsize > member.file_size:
-            raise DataError(f"The array 'points' claims {math.prod(shape) * kind.itemsize:,} bytes and holds "
-                            f"{member.file_size:,}.", where=source, fix="Save it again with np.savez.")
 
 
 def _list_arrays(held: dict[str, np.ndarray], path: Path, source: str) -> Listing:
@@ -251,6 +215,8 @@ def _plan(headers: dict[int, Header], *, size: int | None, like: DataSpec | None
     names = [] if on_faces else list(next(iter(headers.values())).names)
     names = [n for n in names if all(n in h.names for h in headers.values())]
     wanted = int(options["features"])
+    if wanted < -1:
+        raise UsageError(f"features = {wanted} is not possible.", where="features", fix="Set 0 or more; -1 takes all.")
     if wanted > len(names):
         raise UsageError(f"Not every cloud has {wanted} further values: all have {', '.join(names) or 'none'}.",
                          where="features", fix=f"Set features to 0 to {len(names)}.")

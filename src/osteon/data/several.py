@@ -15,7 +15,7 @@ from osteon.core.errors import DataError
 from osteon.data._numbers import list_numbers
 from osteon.data.codec import Codec, PlanLike, check_options, codec
 from osteon.data.listing import Listing, RawLabel, Skipped, digest, unique_ids
-from osteon.data.tables import _read_csv, _split_labels, _stamp
+from osteon.data.tables import _read_csv, _split_labels, _stamp, columns_of
 from osteon.modalities import NAMES, Payload, Unreadable
 from osteon.modalities.several import RULES
 from osteon.parts.members import Members, plain_spec
@@ -58,6 +58,12 @@ def _manifest(path: Path, source: str) -> Listing | None:
     names = {_ALIASES.get(name, name): i for name, i in columns.items() if _ALIASES.get(name, name) in MEMBERS}
     if len(names) < 2:
         return None
+    columns_of(header, source)
+    members = [_ALIASES.get(name, name) for name in columns if _ALIASES.get(name, name) in MEMBERS]
+    twice = next((name for name in names if members.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"Two columns hold the member '{twice}': it occurs twice.", where=source,
+                        fix="Remove one of them.")
     for line, row in body:
         if len(row) != len(header):
             raise DataError(f"Row {line} has {len(row)} cells, the header has {len(header)}.", where=source,
@@ -204,6 +210,8 @@ def _plan(headers: dict[int, Bundle], *, size: int | None, like: DataSpec | None
     plan = SetPlan({}, {"members": {name: plain_spec(spec) for name, spec in known.items()}}, known=like is not None)
     for name in names:
         own = {i: header[name] for i, header in headers.items() if header.get(name) is not None}
+        if not own and name not in known:
+            raise DataError(f"No set has a usable member '{name}'.", where=source, fix="Remove its column.")
         if not own:
             plan.members[name] = _Absent((known[name].channels, *known[name].extent))
             continue

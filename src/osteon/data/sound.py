@@ -20,6 +20,7 @@ from osteon.modalities._measure import measure
 from osteon.modalities.image import SUFFIXES as IMAGES
 from osteon.modalities.sound import (
     HOP,
+    MAX_RATE,
     RULES,
     SAMPLES,
     SUFFIXES,
@@ -122,8 +123,9 @@ def _plan(headers: dict[int, Header], *, size: int | None, like: DataSpec | None
     wanted = float(options["seconds"]) or min(float(np.percentile(durations, 95)), USUAL_SECONDS)
     if options["front"] not in ("logmel", "raw"):
         raise UsageError(f"There is no front '{options['front']}'.", where="front", fix="Set logmel or raw.")
-    if wanted <= 0 or rate < 100 or int(options["bands"]) < 2:
-        raise UsageError("seconds must be positive, rate at least 100 and bands at least 2.", where="--set")
+    if wanted <= 0 or not 100 <= rate <= MAX_RATE or int(options["bands"]) < 2:
+        raise UsageError(f"seconds must be positive, rate 100 to {MAX_RATE:,} and bands at least 2.", where="--set",
+                         fix="Leave them out to have them chosen by rule.")
     frames = max(1, -(-int(round(wanted / HOP)) // MULTIPLE)) * MULTIPLE
     seconds = frames * HOP
     how = "as asked" if options["seconds"] else f"rule: 95 % are no longer, at most {USUAL_SECONDS:g}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ from osteon.data.arrays import list_arrays, list_hub
 from osteon.data.build import Progress, check_skipped, decode_samples, plan_samples
 from osteon.data.codec import check_options, codec, named_sources
 from osteon.data.dataset import Dataset, make_spec
-from osteon.data.folders import list_folder
+from osteon.data.folders import list_folder, walk
 from osteon.data.ids import restrict, split_ids
-from osteon.data.listing import Listing, Skipped, digest, encode_labels, raw_bytes
+from osteon.data.listing import Listing, Skipped, digest, encode_labels, raw_bytes, shown, there
 from osteon.data.tables import list_csv, list_parquet, parquet_files
 from osteon.modalities import NAMES, find, one_of
 from osteon.modalities.image import MAX_PIXELS
@@ -152,19 +154,22 @@ def list_raw(source: str, modality: str | None = None, options: Mapping[str, Any
              like: DataSpec | None = None) -> Listing:
     """The contents of a source as it lies there, before texts are cut; arguments as of :func:`list_source`."""
     name, split = _parse(source)
-    named = {} if Path(name).exists() else _named()
+    named = {} if there(name) else _named()
     if name in named:
         return named[name](split)
     if name.startswith("hf:"):
         return list_hub(name[3:], split)
-    path = Path(name).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(name))
+    if not there(name):
         try:
             beside = [str(path.parent / entry.name) for entry in path.parent.iterdir()]
-        except OSError:
+        except (OSError, ValueError):
             beside = []
-        raise DataError(f"There is no file, folder or known source '{source}'.", where=source,
+        raise DataError(f"There is no file, folder or known source '{shown(source)}'.", where=shown(source) or "SOURCE",
                         fix=f"A source is {KINDS}.{nearest(str(path), [*beside, *_named()])}")
+    if not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
+        raise DataError("The source is not a regular file but a pipe, a socket or a device.", where=source,
+                        fix=f"A source is {KINDS}.")
     if split and (path / split).is_dir() and not parquet_files(path):
         path, split = path / split, None
     others = sorted(NAMES[1:], key=lambda name: name != "several")  # a manifest of several is none of one
@@ -185,7 +190,7 @@ def _named() -> dict[str, Callable[[str | None], Listing]]:
 def _parse(source: str) -> tuple[str, str | None]:
     """Name and split of ``NAME[:SPLIT]``; a path that exists as written is never cut."""
     match = re.fullmatch(r"(.+):([A-Za-z0-9_]+)", source, flags=re.DOTALL)
-    if match is None or match[1] == "hf" or (not source.startswith("hf:") and Path(source).expanduser().exists()):
+    if match is None or match[1] == "hf" or (not source.startswith("hf:") and there(source)):
         return source, None
     return match[1], match[2]
 
@@ -194,10 +199,11 @@ def _list_folder(path: Path, source: str) -> Listing:
     listing = list_folder(path, source)
     if listing is not None:
         return listing
-    files = parquet_files(path)
-    if not files:
+    found = walk(path, frozenset((".parquet",)))
+    if not found.files:
         raise DataError("The folder holds no image and no parquet file.", where=source, fix=f"A source is {KINDS}.")
-    return list_parquet(files, source, path)
+    made = list_parquet([path.joinpath(*parts) for parts, _, _ in found.files], source, path)
+    return replace(made, skipped=found.skipped)
 
 
 def _list_file(path: Path, source: str) -> Listing:

@@ -12,12 +12,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from osteon.core.errors import DataError
+from osteon.core.errors import DataError, UsageError
 from osteon.data._table_cells import convert, header, measure, plan
 from osteon.data._table_files import read_table
 from osteon.data._table_named import NAMED
 from osteon.data._table_roles import listed, roles
-from osteon.data.codec import Codec
+from osteon.data.codec import Codec, check_options
 from osteon.data.listing import Listing, digest
 from osteon.modalities.table import RULES, days, is_missing, number
 from osteon.parts.types import DataSpec
@@ -29,6 +29,8 @@ _OTHERS = frozenset(("path", "file", "file_name", "filename", "image", "img", "s
                      "text", "sentence", "document", "content", "review", "abstract"))
 #: Options of ``--set``: columns by role, columns left out, kinds by name, further missing cells, bins of a number.
 OPTIONS: dict[str, Any] = {"label": "", "group": "", "split": "", "drop": "", "columns": "", "missing": "", "bins": 0}
+#: Most classes a label of numbers is cut into.
+MOST_BINS = 10_000
 _ENDING = re.compile(r"\S+\.[A-Za-z][A-Za-z0-9]{1,4}")
 
 
@@ -50,8 +52,11 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
         return None
     if not asked and not looks_like_table(path):
         return None
+    given = {key: value for key, value in check_options("table", options or {}).items() if key in (options or {})}
+    if not 0 <= given.get("bins", 0) <= MOST_BINS:
+        raise UsageError(f"bins = {given['bins']} is not possible.", where="bins", fix=f"Give 2 to {MOST_BINS:,}.")
     table, status = read_table(path, source), path.stat()
-    return listed(table, source, digest("table-1", path.absolute(), status.st_size, status.st_mtime_ns), options or {},
+    return listed(table, source, digest("table-1", path.absolute(), status.st_size, status.st_mtime_ns), given,
                    like)
 
 

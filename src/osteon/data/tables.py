@@ -22,6 +22,7 @@ from osteon.modalities import Payload
 _PATHS = ("path", "file", "file_name", "filename", "image", "sound", "video")
 _IMAGES = ("image", "img", "bytes", "path", "file", "file_name", "filename")
 _LABELS = ("label", "labels")
+_READ = frozenset((*_PATHS, *_IMAGES, *_LABELS, "group", "speaker", "split", "id", "text"))
 _COLUMNS = "path (or file, image, bytes), and where known label (or labels), group, split"
 
 
@@ -29,7 +30,7 @@ def list_csv(path: Path, source: str) -> Listing:
     """A csv or tsv manifest, one row an image; paths are relative to the manifest."""
     rows = _read_csv(path, source)
     (_, header), body = rows[0], rows[1:]
-    columns = {name.strip().lower(): i for i, name in enumerate(header)}
+    columns = columns_of(header, source)
     key = next((name for name in _PATHS if name in columns), None)
     if key is None:
         raise DataError(f"The manifest has no column of paths; it has: {', '.join(header)}.", where=source,
@@ -53,6 +54,16 @@ def list_csv(path: Path, source: str) -> Listing:
     groups = column("group") or column("speaker")
     return Listing(source, unique_ids(name.replace(os.sep, "/") for name in names), lambda i: where[i],
                    _stamp([path, *where]), labels=labels, groups=groups, split=column("split"))
+
+
+def columns_of(header: Sequence[str], source: str) -> dict[str, int]:
+    """Name of a column in lower case -> its place. Raises DataError where one that is read occurs twice."""
+    columns: dict[str, int] = {}
+    for i, cell in enumerate(header):
+        name = cell.strip().lower()
+        if columns.setdefault(name, i) != i and name in _READ:
+            raise DataError(f"The column '{name}' occurs twice.", where=source, fix="Rename or remove one of them.")
+    return columns
 
 
 def path_suffixes(path: Path) -> set[str]:
@@ -116,6 +127,10 @@ class _ParquetPart:
         self.rows = sum(self.sizes)
         known = {name.lower(): name for name in self.schema.names}
         self.known = known
+        names = [name.lower() for name in self.schema.names]
+        twice = next((name for name in known if name in _READ and names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"The column '{twice}' occurs twice.", where=str(file), fix="Rename one of them.")
         column = next((known[name] for name in _IMAGES if name in known and self._holds_images(known[name])), None)
         if column is None:
             raise DataError(f"The parquet file has no column of images; it has: {', '.join(self.schema.names)}.",
@@ -199,6 +214,9 @@ def _read_csv(path: Path, source: str) -> list[tuple[int, list[str]]]:
             separator = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
             reader = csv.reader(file, delimiter=separator, strict=True)
             rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        wrong = next((line for line, row in rows if any("\0" in cell for cell in row)), None)
+        if wrong is not None:
+            raise DataError(f"Row {wrong} holds a null byte.", where=source, fix="Save it as UTF-8 text.")
     except UnicodeDecodeError as error:
         raise DataError("The manifest is not UTF-8 text.", where=source, fix="Save it as UTF-8.") from error
     except (csv.Error, OSError) as error:
@@ -235,7 +253,7 @@ def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str] | None:
         while "names" not in feature:
             feature = feature[0] if isinstance(feature, list) else feature["feature"]
         return [str(name) for name in feature["names"]]
-    except (KeyError, TypeError, IndexError, ValueError):
+    except (KeyError, TypeError, IndexError, ValueError, RecursionError):
         return None
 
 
@@ -244,7 +262,7 @@ def _stamp(files: Sequence[Path]) -> str:
         try:
             status = file.stat()
             return f"{file}|{status.st_size}|{status.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a null byte
             return f"{file}|missing"
 
     return digest(*(line(file.absolute()) for file in files))

@@ -23,6 +23,8 @@ __all__ = ["CODEC", "NAMED", "cut", "list_path"]
 USUAL_WINDOW = 128
 #: Most tokens of a document that are kept without being asked.
 MOST_WINDOW = 256
+#: Most tokens of a sample.
+MOST_ASKED = 2**20
 #: What counts as a document: a line, or a whole file or row; or nothing does, and text runs on from window to window.
 DOCUMENTS = ("lines", "file", "running")
 #: Options of ``--set``: how text is cut into tokens, most members of a vocabulary that is learned, tokens of a sample,
@@ -139,6 +141,9 @@ def _settle_window(tokens: Sequence[np.ndarray], mode: str, options: Mapping[str
     if window:
         if window < 4:
             raise UsageError(f"A window of {window} tokens holds no text.", where="window", fix="Set 4 or more.")
+        if window > MOST_ASKED:
+            raise UsageError(f"A window of {window:,} tokens is more than the limit of {MOST_ASKED:,}.", where="window",
+                             fix="Set a smaller one; 0 leaves it to the rule.")
         return window, f"window: {window} tokens (as asked)"
     if mode == "running":
         return USUAL_WINDOW, f"window: {USUAL_WINDOW} tokens (rule: of running text)"

@@ -102,7 +102,7 @@ def read_rows(data: bytes) -> Cloud:
     if not lines:
         raise Unreadable("holds no row of numbers")
     first = re.split(r"[\s,;]+", lines[0][1].strip())
-    counted = len(first) == 1 and first[0].isdigit() and len(lines) > 1
+    counted = len(first) == 1 and _is_count(first[0]) and len(lines) > 1
     if counted or not all(map(_is_number, filter(None, first))):
         lines = lines[1:]
     if counted and int(first[0]) != len(lines):
@@ -129,6 +129,11 @@ def _table(lines: Sequence[tuple[int, str]], least: int | None) -> np.ndarray:
         raise Unreadable(f"has '{bad[:20]}' in row {at}, which is no number") from None
 
 
+def _is_count(cell: str) -> bool:
+    """Whether a cell is a whole number without sign, of the ten digits alone and of a length that can be meant."""
+    return re.fullmatch(r"[0-9]{1,20}", cell) is not None
+
+
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
@@ -153,7 +158,7 @@ def read_off(data: bytes) -> Cloud:
     rest = lines[0][1][head.end():]
     lines = ([(lines[0][0], rest)] if rest else []) + lines[1:]  # some files have the counts behind the word
     counts = lines[0][1].split() if lines else []
-    if len(counts) < 2 or not all(c.isdigit() for c in counts[:2]):
+    if len(counts) < 2 or not all(_is_count(c) for c in counts[:2]):
         raise Unreadable("has no counts of points and faces after OFF")
     points, faces = int(counts[0]), int(counts[1])
     if points + faces > len(lines) - 1:
@@ -166,8 +171,8 @@ def read_off(data: bytes) -> Cloud:
 
 def _corners(at: int, row: str) -> list[int]:
     cells = row.split()
-    count = int(cells[0]) if cells[0].isdigit() else -1
-    if count < 0 or len(cells) < 1 + count or not all(c.isdigit() for c in cells[1:1 + count]):
+    count = int(cells[0]) if _is_count(cells[0]) else -1
+    if count < 0 or len(cells) < 1 + count or not all(_is_count(c) for c in cells[1:1 + count]):
         raise Unreadable(f"has no list of corners in row {at}")
     return [int(c) for c in cells[1:1 + count]]
 
@@ -226,7 +231,7 @@ def _ply_header(lines: list[str]) -> tuple[str, list[_Element]]:
             continue
         if words[0] == "format" and len(words) >= 2:
             order = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}.get(words[1])
-        elif words[0] == "element" and len(words) == 3 and words[2].isdigit():
+        elif words[0] == "element" and len(words) == 3 and _is_count(words[2]):
             elements.append(_Element(words[1], int(words[2])))
         elif words[0] == "property" and elements and len(words) == 3 and words[1] in TYPES:
             elements[-1].properties.append((words[2], TYPES[words[1]], ""))

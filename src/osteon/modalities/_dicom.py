@@ -69,6 +69,8 @@ def order_slices(slices: Sequence[Any]) -> tuple[list[Any], tuple[int, int, int]
     except (AttributeError, TypeError, ValueError) as error:
         raise Unreadable("has slices without a place (ImagePositionPatient, ImageOrientationPatient, PixelSpacing)"
                          ) from error
+    if not (np.isfinite(turns).all() and np.isfinite(places).all() and min(down, across) > 0):
+        raise Unreadable("has slices whose place, orientation or PixelSpacing is impossible")
     if np.abs(turns - turns[0]).max() > 1e-3:
         raise Unreadable("has slices that are not parallel")
     along_row, along_column = turns[0, :3], turns[0, 3:]

@@ -129,6 +129,10 @@ def make_tokenizer(kind: str, texts: Sequence[str], vocabulary: int) -> Tokenize
     return Tokenizer(kind, [*SPECIAL, *kept])
 
 
+#: Where words that no language has are cut while pairs are learned: time grows with the square of their length.
+_LONG = re.compile(r"(?<=\S)(\S{500})(?=\S{500})")
+
+
 def _library(why: str) -> Any:
     try:
         import tokenizers
@@ -144,7 +148,8 @@ def _learn_pairs(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     engine.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False,
                                           min_frequency=2, limit_alphabet=vocabulary - len(SPECIAL))
-    engine.train_from_iterator((line for text in texts for line in text.splitlines(keepends=True)), trainer)
+    engine.train_from_iterator((part for text in texts for line in text.splitlines(keepends=True)
+                                for part in _LONG.split(line) if part), trainer)
     model = engine.to_str()
     return Tokenizer("bpe", _members(model, False), model)
 

@@ -30,6 +30,8 @@ RULES = ("channels are averaged to one; another rate is resampled (polyphase); l
          "shorter ones are followed by silence")
 #: Longest recording that is decoded, in seconds: a header that claims more is refused before memory is taken.
 MAX_SECONDS = 3600.0
+#: Most samples a second of a recording.
+MAX_RATE = 768_000
 #: Seconds of a frame and between frames (the field's standard 25 and 10 milliseconds).
 WINDOW, HOP = 0.025, 0.010
 #: Energies below this share of full scale count as silence.
@@ -58,7 +60,7 @@ def read_header(payload: Payload) -> Header:
         header = Header(int(file.samplerate), int(file.frames), int(file.channels))
     if header.length < 1:
         raise Unreadable("holds no sample of sound")
-    if not 100 <= header.rate <= 768_000:
+    if not 100 <= header.rate <= MAX_RATE:
         raise Unreadable(f"claims {header.rate:,} samples a second")
     if header.seconds > MAX_SECONDS:
         raise Unreadable(f"claims {header.seconds / 3600:,.1f} hours, more than the limit of {MAX_SECONDS / 3600:.0f}; "
@@ -238,6 +240,11 @@ def encode_wav(samples: np.ndarray, rate: int) -> bytes:
     return memory.getvalue()
 
 
+def _begins_au(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in (b".snd", b"dns.")
+
+
 def _open(payload: Payload) -> Any:
     """The file of a recording; raises what its reader and the system raise."""
     if isinstance(payload, bytes):
@@ -251,6 +258,8 @@ def _open(payload: Payload) -> Any:
             raise Unreadable("is not a regular file")
         if status.st_size == 0:
             raise Unreadable("is empty (0 bytes)")
+        if path.suffix.lower() == ".au" and not _begins_au(path):  # libsndfile would read any bytes as sound
+            raise Unreadable("cannot be decoded: it does not begin as an .au file")
         file = str(path)
     try:
         import soundfile

@@ -109,11 +109,15 @@ def load_trained(source: str | Path) -> Trained:
 
         return load_adapted(path)
     state, meta = RunFolder(path).load_model()
-    made = meta["backbone"]
-    backbone = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
-    apply_edits(backbone, made.get("edits", []))
-    backbone.load_state_dict(state)
-    return Trained(backbone.eval(), spec_from(meta["data"]), meta, path.name)
+    try:
+        made = meta["backbone"]
+        backbone = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
+        apply_edits(backbone, made.get("edits", []))
+        backbone.load_state_dict(state)
+        return Trained(backbone.eval(), spec_from(meta["data"]), meta, path.name)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DataError(f"The description of the model is damaged: {type(error).__name__}: {str(error)[:300]}",
+                        where=str(path / "model.safetensors"), fix="Pre-train again, or use another run.") from error
 
 
 def fit_samples(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 
 from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.core.card import Card
 from osteon.core.errors import MonitorStop, UsageError, nearest
 from osteon.core.options import coerce, settle
-from osteon.core.plain import plain
+from osteon.core.plain import plain, read_yaml
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import Dataset
@@ -43,6 +42,7 @@ from osteon.verbs._model import extract, is_ours, load_trained, save_head, save_
 from osteon.verbs._pictures import collect_artefacts, write_arrays
 from osteon.verbs._weights import from_file
 
+_CONFIG = "Give a config.yaml such as `osteon pretrain` writes into its run folder."
 #: settings of the data door that ``--set`` may change
 DATA_SETTINGS = {"size": None, "limit": None, "max_skipped": 0.01, "modality": None}
 #: training settings that are arguments of their own
@@ -359,14 +359,17 @@ def _merge_config(config: str | Path | None, **given: Any) -> dict[str, Any]:
         return merged
     path = Path(config)
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"The configuration cannot be read: {error}", where=str(path)) from error
+        stored = read_yaml(path)
+    except ValueError as error:
+        raise UsageError(f"The configuration cannot be read: {error}", where=str(path), fix=_CONFIG) from error
     if not isinstance(stored, dict):
-        raise UsageError("The configuration is not a mapping of names to values.", where=str(path))
+        raise UsageError("The configuration is not a mapping of names to values.", where=str(path), fix=_CONFIG)
     for key in stored:
         if key not in {*given, "data", "backbone_options", "objective_options", "train", "fingerprint", "continue"}:
-            raise UsageError(f"Unknown key '{key}'.{nearest(key, given)}", where=str(path))
+            raise UsageError(f"Unknown key '{key!s:.200}'.{nearest(str(key), given)}", where=str(path), fix=_CONFIG)
+    for key in ("data", "backbone_options", "objective_options", "train", "continue"):
+        if not isinstance(stored.get(key) or {}, dict):
+            raise UsageError(f"'{key}' is not a mapping of names to values.", where=str(path), fix=_CONFIG)
     if given["objective"] is not None and stored.get("objective") != given["objective"]:
         stored["objective_options"] = None  # they were another objective's
     for key in ("objective", "backbone", "init"):
