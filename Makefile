@@ -64,6 +64,7 @@ claims: $(VENV)/.installed-dev  ## the published claims this project reproduces
 faults: $(VENV)/.installed-dev  ## plant faults in every objective, kill runs, train for hours: what must not be lost
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.crash 100
+	$(BIN)/python -m benchmarks.fuzz --seconds 1800
 	$(BIN)/python -m benchmarks.soak --minutes 120
 
 docs: $(VENV)/.installed-dev  ## the documentation site, strict

@@ -133,8 +133,8 @@ def main(arguments: list[str]) -> int:
                   f"{error:.1f} over clips)"]
         print("\n".join(lines[-2:]), flush=True)
     holds = all(clear)
-    lines += [f"{'holds' if holds else 'DOES NOT HOLD'}: the trained network is above the untrained one in every seed, "
-              "by more than twice the standard error",
+    lines += [f"{'holds' if holds else 'DOES NOT HOLD'}: the trained network is above the untrained one in every "
+              "seed, by more than twice the standard error",
               f"{time.perf_counter() - begun:.0f} seconds, {torch.get_num_threads()} threads"]
     print("\n".join(lines))
     if not quick:

@@ -22,7 +22,7 @@ from osteon.core.plain import plain, read_yaml
 LR_SCALE = "lr_scale"
 #: searched by default, the recipe's own value first; views that are too mild or too harsh are the usual second cause
 DEFAULT_SEARCH: dict[str, tuple[Any, ...]] = {LR_SCALE: (1.0, 0.3, 3.0)}
-_FIX = "Write a list of recipes or a mapping from names to recipes, see docs/guides."
+_FIX = "Write a list of recipes or a mapping from names to recipes, as docs/compare.md shows."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}")
 
 

@@ -170,8 +170,8 @@ def test_parquet_and_words_beside_numbers(tmp_path):
 def test_options_that_make_no_sense(tmp_path):
     path = write_long(tmp_path / "x.csv")
     for option, words in (({"window": 61}, "does not fit into the training part of 60"),
-                          ({"window": 2.5}, "window must be int"), ({"hop": -1}, "whole number"), ({"windw": 3}, "windw"),
-                          ({"norm": "z"}, "no norm 'z'"), ({"size": 32}, "no size in pixels")):
+                          ({"window": 2.5}, "window must be int"), ({"hop": -1}, "whole number"),
+                          ({"windw": 3}, "windw"), ({"norm": "z"}, "no norm 'z'"), ({"size": 32}, "no size in pixels")):
         with pytest.raises((UsageError, DataError), match=words):
             open_source(path, cache=False, **option)
     with pytest.raises(DataError, match="no split 'dev'"):
