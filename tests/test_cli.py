@@ -166,7 +166,7 @@ def test_methods_lists_shows_and_serialises(capsys):
     cards = json.loads(capsys.readouterr().out)
     assert cards[0]["name"] == "simclr" and set(cards[0]) == {
         "kind", "name", "summary", "papers", "modalities", "differs", "rows", "backbones", "labels", "cost", "options",
-            "evidence"}
+            "switch", "evidence"}
     assert {"name": "temperature", "type": "float", "default": 0.1, "required": False}.items() <= next(
         o for o in cards[0]["options"] if o["name"] == "temperature").items()
     assert run("methods", "--paper", "411", "--json") == 0

@@ -9,6 +9,7 @@ import json
 import os
 import pkgutil
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -331,7 +332,8 @@ def test_every_verb_that_writes_is_among_those_tested():
     assert writers == {*SIMPLE, *FULL, *SHARED, "select", "leave_one_out"}
 
 
-def test_a_run_is_evaluated_by_one_process_at_a_time_and_a_dead_one_is_replaced(trained, capsys):
+def test_a_run_is_evaluated_by_one_process_at_a_time_and_a_dead_one_is_replaced(trained, tmp_path, capsys):
+    trained = Path(shutil.copytree(trained, tmp_path / "copy"))
     words = ("evaluate", str(trained), "--train", "digits:train", "--test", "digits:test", "--metrics", "ncm",
              "--label-budget", "20", "--seeds", "1", "--scratch-steps", "0", "--quiet")
     with lock.alone(trained):

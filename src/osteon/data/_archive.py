@@ -33,7 +33,7 @@ def room() -> int:
 
 
 def load(file: Path | BinaryIO, source: str, mmap_mode: Any = None) -> Any:
-    """The array of an ``.npy``, or the archive of an ``.npz`` (of an open file, which stays open).
+    """The array of an ``.npy``, or of an open file, which stays open, the array or the archive of an ``.npz``.
 
     Raises:
         DataError: neither, damaged, Python objects, or more than the file holds or memory can take.
@@ -42,6 +42,10 @@ def load(file: Path | BinaryIO, source: str, mmap_mode: Any = None) -> Any:
         if isinstance(file, Path):
             with file.open("rb") as opened:
                 _check_head(opened, source)
+                opened.seek(0)
+                if opened.read(4) in _ZIP:  # numpy would open it, and leave it open where it is damaged
+                    raise DataError("The file is an archive of arrays.", where=source,
+                                    fix="Let its name end in .npz.")
         else:
             _check_head(file, source)
             file.seek(0)

@@ -25,10 +25,7 @@ def list_arrays(path: Path, source: str) -> Listing:
     status = path.stat()
     stamp = digest(path.absolute(), status.st_size, status.st_mtime_ns)
     if path.suffix.lower() == ".npy":
-        images = load(path, source, mmap_mode="r")
-        if not isinstance(images, np.ndarray):
-            raise DataError("The file is an archive of arrays.", where=source, fix="Let its name end in .npz.")
-        return _from_arrays({"image": images}, source, stamp)
+        return _from_arrays({"image": load(path, source, mmap_mode="r")}, source, stamp)
     with path.open("rb") as file:  # numpy leaves a damaged archive open when it opens it itself
         parts = load(file, source)
         if isinstance(parts, np.ndarray):
