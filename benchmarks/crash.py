@@ -326,14 +326,14 @@ def main(arguments: list[str] | None = None) -> int:
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="osteon-crash-"))
     data = make_data(folder / "data")
     init = None
-    if any(case.init for case in cases):
+    left = asked.kills - asked.real
+    shares = [left // len(cases) + (number < left % len(cases)) for number in range(len(cases))]
+    if any(case.init and share for case, share in zip(cases, shares, strict=True)):
         first = Trial(CASES[1], folder / "init", data, None)
         first.resume()
         init = first.out
     counts: dict[str, Count] = {}
-    left = asked.kills - asked.real
-    for number, case in enumerate(cases):
-        share = left // len(cases) + (number < left % len(cases))
+    for number, (case, share) in enumerate(zip(cases, shares, strict=True)):
         begun = time.monotonic()
         counts[case.name] = study(case, share, folder / str(number), data, init, asked.seed) if share else Count()
         print(f"{case.name:28} {counts[case.name].kills:3} kills, {len(counts[case.name].lost)} lost, "

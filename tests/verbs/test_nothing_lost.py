@@ -65,12 +65,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_kills_hangs_and_other_ranks_lose_nothing():
-    """The fast part of `benchmarks.crash`: every kind of run, and two gloo ranks of which one dies or hangs."""
+    """The fast part of `benchmarks.crash`: three kinds of run, and two gloo ranks of which one hangs or both die."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
-    done = subprocess.run([sys.executable, "-m", "benchmarks.crash", "8", "--real", "0"], cwd=root, env=environment,
+    done = subprocess.run([sys.executable, "-m", "benchmarks.crash", "3", "--real", "0"], cwd=root, env=environment,
                           capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0 and "8 kills, 0 runs lost" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "3 kills, 0 runs lost" in done.stdout, done.stdout + done.stderr
 
 
 def test_equal_seeds_leave_equal_bytes_in_different_folders(tmp_path, whole):
