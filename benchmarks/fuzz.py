@@ -201,22 +201,9 @@ def state() -> bytes:
 
 
 def config(path: Path) -> Any:
-    from osteon.verbs.pretrain import _merge_config
+    from osteon.verbs._pretrain_settings import GIVEN, merge_config
 
-    names = (
-        "source",
-        "objective",
-        "backbone",
-        "init",
-        "steps",
-        "epochs",
-        "batch_size",
-        "accumulate",
-        "precision",
-        "seed",
-        "guard",
-    )
-    return _merge_config(path, **dict.fromkeys(names), settings={}), RunFolder(path.parent).config()
+    return merge_config(path, **dict.fromkeys(GIVEN), settings={}), RunFolder(path.parent).config()
 
 
 def recipes(path: Path) -> Any:

@@ -14,26 +14,13 @@ from osteon.core.run import RunFolder
 from osteon.core.tensorfile import flatten_state, read_tensors, unflatten_state, write_tensors
 from osteon.recipes import read_recipes
 from osteon.verbs._model import load_trained
-from osteon.verbs.pretrain import _merge_config
+from osteon.verbs._pretrain_settings import GIVEN, merge_config
 from tests.malformed.kit import Case, Loads, cases, one, picture, pipe, put, refused
 
 
 def read_config(path: Any) -> dict[str, Any]:
     """A file of settings as ``osteon pretrain --config`` reads it."""
-    names = (
-        "source",
-        "objective",
-        "backbone",
-        "init",
-        "steps",
-        "epochs",
-        "batch_size",
-        "accumulate",
-        "precision",
-        "seed",
-        "guard",
-    )
-    return _merge_config(path, **dict.fromkeys(names), settings={})
+    return merge_config(path, **dict.fromkeys(GIVEN), settings={})
 
 
 # -- lists of ids ------------------------------------------------------------------------------------------------------

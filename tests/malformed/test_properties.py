@@ -19,7 +19,7 @@ from osteon.data.source import list_source
 from osteon.modalities import NAMES
 from osteon.recipes import Recipe, read_recipes
 from osteon.train.settings import resolve_settings
-from osteon.verbs.pretrain import _merge_config
+from osteon.verbs._pretrain_settings import GIVEN, merge_config
 
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -49,21 +49,6 @@ KEYS = st.sampled_from(
     ]
 )
 CONFIGS = PLAIN | st.dictionaries(KEYS, PLAIN, max_size=6)
-GIVEN = (
-    "source",
-    "objective",
-    "backbone",
-    "init",
-    "steps",
-    "epochs",
-    "batch_size",
-    "accumulate",
-    "precision",
-    "seed",
-    "guard",
-)
-
-
 def written(folder: Path, name: str, value: Any) -> Path:
     path = folder / name
     path.write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8")
@@ -74,7 +59,7 @@ def written(folder: Path, name: str, value: Any) -> Path:
 @given(value=CONFIGS)
 def test_a_config_gives_settings_or_a_usage_error(value: Any, tmp_path: Path) -> None:
     try:
-        merged = _merge_config(written(tmp_path, "c.yaml", value), **dict.fromkeys(GIVEN), settings={})
+        merged = merge_config(written(tmp_path, "c.yaml", value), **dict.fromkeys(GIVEN), settings={})
     except UsageError as error:
         assert error.what and error.where and error.fix
         return

@@ -180,6 +180,16 @@ class Backbone(nn.Module):
                              where=f"{mask.dtype} {tuple(mask.shape)}")
 
 
+def placed_tokens(network: Backbone, x: Tensor, mask: Tensor | None,
+                  mask_token: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
+    """A network's stem on samples, hidden tokens replaced, then positions added: (B, N, D), and the tokens' grid."""
+    tokens, grid = network.stem(x), network.grid(*x.shape[2:])
+    if mask is not None:
+        network._check_mask(mask, x.shape[0], grid)
+        tokens = replace_hidden(tokens, mask, mask_token)
+    return tokens + network.positions(grid, x), grid
+
+
 def replace_hidden(tokens: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
     """Put ``mask_token`` (D,), or zeros, where ``mask`` (B, N) is True in ``tokens`` (B, N, D)."""
     filler = tokens.new_zeros(()) if mask_token is None else mask_token.to(tokens.dtype)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osteon.backbones._base import Backbone, replace_hidden
+from osteon.backbones._base import Backbone, placed_tokens
 from osteon.core.errors import UsageError
 from osteon.parts.types import Features
 
@@ -86,11 +86,7 @@ class ChannelwiseBackbone(Backbone):
         """(B, C, T) -> Features; see :meth:`Backbone.forward`. Tokens cannot be left out (``keep``)."""
         if keep is not None:
             raise self._refuse("keep: it computes all tokens of its context together", "Use mask, or a ViT.")
-        tokens, grid = self.stem(x), self.grid(*x.shape[2:])
-        if mask is not None:
-            self._check_mask(mask, x.shape[0], grid)
-            tokens = replace_hidden(tokens, mask, mask_token)
-        return self.finish(tokens + self.positions(grid), grid)
+        return self.finish(*placed_tokens(self, x, mask, mask_token))
 
     def finish(self, tokens: Tensor, grid: tuple[int, ...], present: Tensor | None = None) -> Features:
         """Tokens -> trunk -> Features, pooled by the mean."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osteon.backbones._base import Backbone, replace_hidden
+from osteon.backbones._base import Backbone, placed_tokens
 from osteon.backbones._stem_tubes import TubeEmbed
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
@@ -209,11 +209,7 @@ class PredFormer(Backbone):
         """(B, C, T, H, W) -> Features; see :meth:`Backbone.forward`. Tokens cannot be left out (``keep``)."""
         if keep is not None:
             raise self._refuse("keep: it computes all tokens of a clip together", "Use mask, or a ViT.")
-        tokens, grid = self.stem(x), self.grid(*x.shape[2:])
-        if mask is not None:
-            self._check_mask(mask, x.shape[0], grid)
-            tokens = replace_hidden(tokens, mask, mask_token)
-        return self.finish(tokens + self.positions(grid), grid)
+        return self.finish(*placed_tokens(self, x, mask, mask_token))
 
     def finish(self, tokens: Tensor, grid: tuple[int, ...], present: Tensor | None = None) -> Features:
         """Tokens of a grid -> units -> Features, pooled by the mean."""

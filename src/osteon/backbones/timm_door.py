@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from osteon.backbones._base import Backbone, map_features, replace_hidden, take_kept
+from osteon.backbones._base import Backbone, map_features, placed_tokens, take_kept
 from osteon.core.errors import MissingExtra, UsageError, nearest
 from osteon.parts.positions import resample
 from osteon.parts.types import Features
@@ -122,11 +122,7 @@ class TimmBackbone(Backbone):
                 raise self._refuse("masks", "Choose a plain ViT of timm, or osteon's own vit_* and resnet*.")
             self._check_images(x)
             return self._features_only(x)
-        tokens, grid = self.stem(x), self.grid(*x.shape[-2:])
-        if mask is not None:
-            self._check_mask(mask, x.shape[0], grid)
-            tokens = replace_hidden(tokens, mask, mask_token)
-        tokens = tokens + self.positions(grid)
+        tokens, grid = placed_tokens(self, x, mask, mask_token)
         return self.finish(tokens if keep is None else take_kept(tokens, keep), grid)
 
     def finish(self, tokens: Tensor, grid: tuple[int, ...], present: Tensor | None = None) -> Features:

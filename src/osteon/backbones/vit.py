@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osteon.backbones._base import Backbone, replace_hidden, take_kept
+from osteon.backbones._base import Backbone, placed_tokens, take_kept
 from osteon.backbones._mamba import MambaBlock, Selective
 from osteon.backbones._stem_columns import ColumnEmbed
 from osteon.backbones._stems import PatchEmbed, Stem, WordEmbed, build_stem, default_patch, patch_note
@@ -318,11 +318,7 @@ class ViT(Backbone):
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
                 mask_token: Tensor | None = None) -> Features:
         """(B, C, *extent) -> Features; see :meth:`Backbone.forward`."""
-        tokens, grid = self.stem(x), self.grid(*x.shape[2:])
-        if mask is not None:
-            self._check_mask(mask, x.shape[0], grid)
-            tokens = replace_hidden(tokens, mask, mask_token)
-        tokens, present = tokens + self.positions(grid, x), self.present(x)
+        (tokens, grid), present = placed_tokens(self, x, mask, mask_token), self.present(x)
         if keep is not None:
             tokens, present = take_kept(tokens, keep), None if present is None else present.gather(1, keep)
         return self.finish(tokens, grid, present)

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from osteon.backbones import build_backbone
 from osteon.backbones.resnet import ResNet
 from osteon.core import registry
-from osteon.data import Dataset, open_source
 from osteon.evaluators import (
     cka,
     intrinsic_dimension,
@@ -22,7 +21,6 @@ from osteon.evaluators import (
     ood,
     signal_propagation,
     utilised_rank,
-    w2pgnn,
 )
 from osteon.evaluators._logistic import Logistic
 from osteon.evaluators.label_free import LabelFree
@@ -30,12 +28,11 @@ from osteon.evaluators.projection_head import head_report
 from osteon.parts.subsets import holdout
 from osteon.parts.taps import taps
 from osteon.verbs._analysis_context import BATCH, Context, Finding, Section
+from osteon.verbs._analysis_graphs import sources
 from osteon.verbs._model import Trained, extract, fit_samples
 
 #: most rows (tokens or positions) an analysis of a layer looks at, and most samples of a CKA
 ROWS, SAMPLES = 4096, 512
-#: most graphs on either side of the feasibility
-GRAPHS = 500
 
 
 def spectrum(c: Context) -> Section:
@@ -363,34 +360,6 @@ def _fit(module: torch.nn.Module, x: Tensor, y: Tensor, shown: Tensor, asked: Te
     with torch.inference_mode():
         told = torch.cat([module(x[rows]).argmax(1) for rows in asked.split(BATCH)])
     return float((told == y[asked]).double().mean())
-
-
-def sources(c: Context) -> Section:
-    """Whether the graphs a run was pre-trained on suit these."""
-    out = Section("feasibility", "Do the pre-training graphs suit these?")
-    made, origin = c.model.spec, c.model.meta.get("source")
-    if made.modality != "graph" or origin is None:
-        out.skipped = "compares graphs with those a run was pre-trained on"
-        return out
-    rng = np.random.default_rng(c.seed)
-    sides = [_adjacencies(data, rng) for data in (open_source(origin, like=made), c.data)]
-    found = w2pgnn.feasibility(sides[0], sides[1], seed=c.seed)
-    out.findings = [
-        Finding("feasibility: minus the distance of the best mixture of source graphons", found.score, None,
-                "0 is a perfect fit; compare sources for one target at one resolution", "W2PGNN (2023)"),
-        Finding("the same of their plain mean", found.plain, None, "at most the above", "W2PGNN (2023)")]
-    out.columns = ["Group of source graphs", "Graphs", "Weight in the mixture"]
-    out.rows = [[i + 1, n, f"{w:.3f}"] for i, (n, w) in enumerate(zip(found.sizes, found.weights, strict=True))]
-    out.notes.append(f"{len(sides[0])} graphs of {origin} and {len(sides[1])} of these; features of nodes play no part")
-    return out
-
-
-def _adjacencies(data: Dataset, rng: np.random.Generator) -> list[np.ndarray]:
-    """Adjacencies of at most :data:`GRAPHS` samples, without nodes that only fill them up."""
-    rows = np.sort(rng.permutation(len(data))[:GRAPHS])
-    squares = data.batch(rows)["graph"].numpy()[:, int(data.spec.traits["features"]):].astype(np.float32)
-    there = [np.diag(s) > 0 for s in squares]
-    return [s[t][:, t] for s, t in zip(squares, there, strict=True)]
 
 
 #: name -> analysis, in the order of the page; those on request run only when they are asked for by name

@@ -32,7 +32,8 @@ from osteon.train.settings import resolve_settings
 from osteon.verbs._arms import Arm, Task, feature_arms, labelled_arms, make_arm, make_task, quality
 from osteon.verbs._model import extract, is_ours, load_trained
 from osteon.verbs._networks import BATCH, Work, as_stored, fresh, plain_views, train_and_score
-from osteon.verbs.pretrain import DATA_SETTINGS, prepare, pretrain
+from osteon.verbs._pretrain_settings import DATA_SETTINGS
+from osteon.verbs.pretrain import prepare, pretrain
 
 #: steps that are timed when an arm's price is measured, and seconds after which fewer will do
 TIMED, ENOUGH = 9, 10.0

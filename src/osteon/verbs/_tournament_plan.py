@@ -19,10 +19,11 @@ from osteon.data import Dataset, open_source
 from osteon.data.leaks import TRANSDUCTIVE, transductive
 from osteon.recipes import LR_SCALE, Recipe, read_recipes
 from osteon.verbs._arms import make_task
+from osteon.verbs._pretrain_settings import DATA_SETTINGS, data_settings, sort_settings
 from osteon.verbs._tournament_budget import Budget, Price, off_by, parse_budget, steps_within
 from osteon.verbs._tournament_study import Trial
 from osteon.verbs.evaluate import LEAKS, WHOLE, _budget, _listed, _sort_metrics, check_leaks
-from osteon.verbs.pretrain import DATA_SETTINGS, _sort_settings, data_settings, lasting
+from osteon.verbs.pretrain import lasting
 
 #: what ``auto`` compares: the large families of objectives, each by its best-known method
 AUTO = ("simclr", "byol", "vicreg", "mae", "simmim", "spark")
@@ -167,14 +168,14 @@ def check_recipe(recipe: Recipe, settings: Mapping[str, Any], recipes: Sequence[
         if key.removeprefix("data.") in data_settings() or _knows(recipe, key):
             mine[key] = value
         elif not any(_knows(r, key) for r in recipes):
-            _sort_settings({key: value}, recipe.objective)  # raises, naming the nearest
+            sort_settings({key: value}, recipe.objective)  # raises, naming the nearest
     if any(k.removeprefix("data.") in data_settings() for k in recipe.settings):
         raise UsageError("Settings of the data hold for all recipes.", where=f"recipe {recipe.name}",
                          fix="Give them with --set.")
     mine = {k: v for k, v in mine.items() if k not in recipe.settings and k not in recipe.search}
     for options in recipe.trials(most=10_000):
         every = {**mine, **recipe.settings, **{k: v for k, v in options.items() if k != LR_SCALE}}
-        chosen = _sort_settings(every, recipe.objective)
+        chosen = sort_settings(every, recipe.objective)
         settle(registry.options(card), chosen["objective"], where=f"recipe {recipe.name}")
         for key in ("steps", "epochs", "seed"):
             if key in chosen["train"]:
@@ -185,7 +186,7 @@ def check_recipe(recipe: Recipe, settings: Mapping[str, Any], recipes: Sequence[
 
 def _knows(recipe: Recipe, key: str) -> bool:
     try:
-        _sort_settings({key: None}, recipe.objective)
+        sort_settings({key: None}, recipe.objective)
     except UsageError:
         return False
     return True

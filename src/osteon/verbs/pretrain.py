@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,15 +13,13 @@ import torch
 from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.core.card import Card
-from osteon.core.errors import MonitorStop, UsageError, nearest
+from osteon.core.errors import MonitorStop, UsageError
 from osteon.core.options import coerce, settle
-from osteon.core.plain import plain, read_yaml
+from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
 from osteon.data import Dataset
-from osteon.data.codec import modality_options
 from osteon.data.ids import split_ids
-from osteon.data.mixture import OPTIONS as MIXING
 from osteon.data.mixture import open_mixed, read_shares
 from osteon.modalities import find
 from osteon.parts.low_rank import train_low_rank
@@ -30,7 +28,6 @@ from osteon.parts.reparam import merged
 from osteon.parts.types import DataSpec, Step
 from osteon.report.run_page import write_run_report
 from osteon.train.curriculum import make_curriculum
-from osteon.train.guard import OPTIONS as CONTINUING
 from osteon.train.guard import Guard
 from osteon.train.loggers import make_loggers
 from osteon.train.loop import make_fabric, train
@@ -40,13 +37,8 @@ from osteon.train.settings import TrainSettings, resolve_settings
 from osteon.verbs._guard import make_guard, settle_continuation
 from osteon.verbs._model import extract, is_ours, load_trained, save_head, save_trained
 from osteon.verbs._pictures import collect_artefacts, write_arrays
+from osteon.verbs._pretrain_settings import ARGUMENTS, DATA_SETTINGS, merge_config, sort_settings
 from osteon.verbs._weights import from_file
-
-_CONFIG = "Give a config.yaml such as `osteon pretrain` writes into its run folder."
-#: settings of the data door that ``--set`` may change
-DATA_SETTINGS = {"size": None, "limit": None, "max_skipped": 0.01, "modality": None}
-#: training settings that are arguments of their own
-ARGUMENTS = ("steps", "epochs", "batch_size", "accumulate", "precision", "seed")
 
 
 def pretrain(source: str | Path, *, objective: str | None = None, backbone: str | None = None, out: str | Path,
@@ -158,11 +150,11 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
             seed: int | None, settings: Mapping[str, Any] | None, config: str | Path | None, init: str | Path | None,
             guard: str | Path | None, say: Callable[[str], None]) -> Prepared:
     """Open the data, build the networks and settle every setting; arguments as in :func:`pretrain`."""
-    wishes = _merge_config(config, source=str(source), objective=objective, backbone=backbone, init=init,
+    wishes = merge_config(config, source=str(source), objective=objective, backbone=backbone, init=init,
                            steps=steps, epochs=epochs, batch_size=batch_size, accumulate=accumulate,
                            precision=precision, seed=seed, guard=guard, settings=dict(settings or {}))
     wishes["objective"], wishes["backbone"] = wishes["objective"] or "simclr", wishes["backbone"] or "auto"
-    chosen = _sort_settings(wishes["settings"], wishes["objective"])
+    chosen = sort_settings(wishes["settings"], wishes["objective"])
     for key in ARGUMENTS:  # `--set steps=5` means --steps 5, unless that was given too
         value = chosen["train"].pop(key, None)
         wishes[key] = value if wishes[key] is None else wishes[key]
@@ -324,73 +316,6 @@ def _refuse_kind(network: Backbone, fits: tuple[str, ...], where: str) -> None:
                  "towers": "one encoder a modality (towers)", "nodes": "graph networks (GCN, GIN, GAT)"}
         raise UsageError(f"This objective trains {' or '.join(kinds[k] for k in fits)}; '{network.name}' is not one.",
                          where=where)
-
-
-def data_settings() -> set[str]:
-    """Names of all settings of the data door: those of every source, and those of reading each modality."""
-    return {*DATA_SETTINGS, *MIXING, *modality_options()}
-
-
-def _sort_settings(settings: dict[str, Any], objective: str) -> dict[str, dict[str, Any]]:
-    """Hand each ``--set`` key to the one door it belongs to: data, backbone.*, objective or training."""
-    card = registry.find("objective", objective)
-    doors: dict[str, set[str]] = {
-        "data": data_settings(), "objective": {o.name for o in registry.options(card)} - {"backbone", "data"},
-        "train": {f.name for f in fields(TrainSettings)} | {"epochs"}, "continue": {o.name for o in CONTINUING}}
-    sorted_: dict[str, dict[str, Any]] = {"data": {}, "backbone": {}, "objective": {}, "train": {}, "continue": {}}
-    for key, value in settings.items():
-        prefix, dot, name = key.partition(".")
-        door = prefix if dot else next((d for d, names in doors.items() if key in names), "")
-        if door == "backbone" or (door in doors and (name or key) in doors[door]):
-            sorted_[door][name or key] = value
-        else:
-            known = [k for names in doors.values() for k in sorted(names)]
-            key = name if door in doors else key
-            raise UsageError(f"Unknown setting '{key}'.{nearest(key, known)}", where="--set",
-                             fix=f"`osteon methods {objective}` lists the options of the objective; options of the "
-                                 "backbone are written backbone.NAME.")
-    return sorted_
-
-
-def _merge_config(config: str | Path | None, **given: Any) -> dict[str, Any]:
-    """Values of a ``config.yaml``, with what was given explicitly above them."""
-    merged = dict(given)
-    if config is None:
-        return merged
-    path = Path(config)
-    try:
-        stored = read_yaml(path)
-    except ValueError as error:
-        raise UsageError(f"The configuration cannot be read: {error}", where=str(path), fix=_CONFIG) from error
-    if not isinstance(stored, dict):
-        raise UsageError("The configuration is not a mapping of names to values.", where=str(path), fix=_CONFIG)
-    for key in stored:
-        if key not in {*given, "data", "backbone_options", "objective_options", "train", "fingerprint", "continue"}:
-            raise UsageError(f"Unknown key '{key!s:.200}'.{nearest(str(key), given)}", where=str(path), fix=_CONFIG)
-    for key in ("data", "backbone_options", "objective_options", "train", "continue"):
-        if not isinstance(stored.get(key) or {}, dict):
-            raise UsageError(f"'{key}' is not a mapping of names to values.", where=str(path), fix=_CONFIG)
-    if given["objective"] is not None and stored.get("objective") != given["objective"]:
-        stored["objective_options"] = None  # they were another objective's
-    for key in ("objective", "backbone", "init"):
-        if given[key] is None and stored.get(key) is not None:
-            merged[key] = stored[key]
-    train_settings = dict(stored.get("train") or {})
-    for key in ("steps", "batch_size", "accumulate", "precision", "seed"):
-        value = train_settings.pop(key, None)
-        if given[key] is None and not (key == "steps" and given["epochs"] is not None):
-            merged[key] = value
-    # By their doors, since an objective and training may share a name (BYOL's momentum and SGD's).
-    parts = {"data": stored.get("data"), "objective": stored.get("objective_options"), "train": train_settings,
-             "backbone": stored.get("backbone_options")}
-    if merged["init"] is not None:  # which it need not be: somebody may have taken the configuration for a new start
-        going_on = dict(stored.get("continue") or {})
-        watched = going_on.pop("guard_source", None)
-        merged["guard"] = watched if given["guard"] is None else given["guard"]
-        parts["continue"] = going_on
-    merged["settings"] = {**{f"{door}.{k}": v for door, values in parts.items() for k, v in (values or {}).items()},
-                          **given["settings"]}
-    return merged
 
 
 def _resolved(wishes: dict[str, Any], network: Backbone, chosen: dict[str, dict[str, Any]], card: Card,
