@@ -7,9 +7,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psutil
+import torch
+
 from osteon.backbones import gnn, gpht, per_frame, predformer, resnet, towers, ttm, vit
 from osteon.backbones._base import Backbone
-from osteon.core.errors import UsageError, nearest
+from osteon.core.errors import OsteonError, UsageError, nearest
+from osteon.core.options import coerce
 
 #: Prefix of a name -> (module, class) of the door to another library, imported when first used.
 DOORS = {"timm": ("osteon.backbones.timm_door", "TimmBackbone"), "hf": ("osteon.backbones.hf_door", "HfBackbone")}
@@ -20,7 +24,10 @@ FAMILIES: tuple[tuple[type[Backbone], dict[str, Any]], ...] = (
     (towers.Towers, towers.SIZES), (gnn.GNN, gnn.SIZES), (predformer.PredFormer, predformer.SIZES),
     (per_frame.PerFrame, per_frame.SIZES))
 
-__all__ = ["Backbone", "backbone_names", "backbone_options", "build_backbone"]
+#: Most blocks, and largest number of any other option.
+DEEPEST, LARGEST = 4096, 2**20
+
+__all__ = ["Backbone", "backbone_names", "backbone_options", "build_backbone", "weights_of"]
 
 
 def backbone_names() -> list[str]:
@@ -53,7 +60,48 @@ def build_backbone(name: str, *, channels: int, size: int | Sequence[int], **opt
         if option not in known:
             raise UsageError(f"{name} has no option {option}.{nearest(option, known)}", where=f"backbone {name}",
                              fix=f"Options: {', '.join(known)}.")
-    return builder(name, channels=channels, size=size, **{**preset, **options})
+    options = {**preset, **{key: _fitted(key, known[key], value, name) for key, value in options.items()}}
+    fix = f"Options: {', '.join(known)}."
+    try:
+        if options != preset:
+            _check_memory(lambda: builder(name, channels=channels, size=size, **options), name)
+        return builder(name, channels=channels, size=size, **options)
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        if options == preset:
+            raise
+        raise UsageError(f"{name} cannot be built with these options: {str(error)[:300] or type(error).__name__}.",
+                         where=f"backbone {name}", fix=fix) from error
+
+
+def _fitted(key: str, usual: Any, value: Any, name: str) -> Any:
+    """An option of the type of its default, where that is a number, and not beyond all measure."""
+    if isinstance(usual, (bool, int, float)):
+        value = coerce(value, type(usual).__name__, name=key, where=f"backbone {name}")
+    most = DEEPEST if key == "depth" else LARGEST
+    if isinstance(value, int) and value > most:
+        raise UsageError(f"{key}={value:,} is more than the limit of {most:,}.", where=f"backbone {name}",
+                         fix="Choose a smaller one.")
+    return value
+
+
+def weights_of(build: Callable[[], Backbone]) -> int:
+    """How many weights a network has, without memory for them; 0 where that cannot be told before it is built."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return sum(p.numel() for p in build().parameters())
+    except OsteonError:
+        raise
+    except Exception:  # what needs values cannot be built without them; building it tells what is wrong
+        return 0
+
+
+def _check_memory(build: Callable[[], Backbone], name: str) -> None:
+    """Refuse a network whose weights alone do not fit into the memory that is free, before it is taken."""
+    claimed = 4 * weights_of(build)
+    free = int(psutil.virtual_memory().available)
+    if claimed > free:
+        raise UsageError(f"The weights of {name} would take {claimed / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free.",
+                         where=f"backbone {name}", fix="Choose a smaller network.")
 
 
 def backbone_options(name: str) -> dict[str, Any]:

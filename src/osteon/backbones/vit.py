@@ -383,9 +383,11 @@ class ViT(Backbone):
 def _check_options(options: dict[str, Any]) -> None:
     dim, heads = options["dim"], options["heads"]
     if min(dim, heads, options["depth"], options["patch"]) < 1 or dim % heads:
-        raise UsageError(f"heads ({heads}) must divide dim ({dim}); dim, depth and patch are at least 1.", where="vit")
+        raise UsageError(f"heads ({heads}) must divide dim ({dim}); dim, depth and patch are at least 1.", where="vit",
+                         fix="Choose heads among the divisors of dim.")
     if options["registers"] < 0 or options["mlp_ratio"] <= 0:
-        raise UsageError("registers must not be negative and mlp_ratio must be positive.", where="vit")
+        raise UsageError("registers must not be negative and mlp_ratio must be positive.", where="vit",
+                         fix="Leave them out.")
     if options.get("trunk", "mamba") != "mamba" or options.get("state", 1) < 1 or (
             "trunk" in options and options.get("causal")):
         raise UsageError("trunk is attention, or mamba with a state of at least 1 and without causal.", where="vit")

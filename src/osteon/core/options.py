@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +112,7 @@ def coerce(value: Any, annotation: str, *, name: str = "value", where: str = "")
         return value
     except _Unfit as error:
         detail = f" ({error})" if str(error) else ""
-        raise UsageError(f"{name} must be {annotation}, not {value!r}{detail}.", where=where,
+        raise UsageError(f"{name} must be {annotation}, not {reprlib.repr(value)}{detail}.", where=where or name,
                          fix=f"Give a value of type {annotation}.") from None
 
 

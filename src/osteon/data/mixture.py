@@ -135,7 +135,7 @@ def read_shares(wish: Any, where: str) -> dict[str, Fraction]:
     if isinstance(wish, Mapping):
         pairs = [(str(k), v) for k, v in wish.items()]
     elif wish:
-        texts = wish.split(",") if isinstance(wish, str) else wish
+        texts = wish.split(",") if isinstance(wish, str) else wish if isinstance(wish, list | tuple) else [wish]
         pairs = [(name.strip(), share) for name, _, share in (str(t).rpartition("=") for t in texts)]
     shares: dict[str, Fraction] = {}
     for name, value in pairs:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError, UsageError, nearest
+from osteon.core.options import coerce
 from osteon.data import cache as disk
 from osteon.data.arrays import list_arrays, list_hub
 from osteon.data.build import Progress, check_skipped, decode_samples, plan_samples
@@ -60,6 +61,9 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
     """
     if isinstance(source, Dataset):
         return source
+    size, limit = (coerce(v, "int | None", name=k, where=k) for k, v in (("size", size), ("limit", limit)))
+    max_skipped = coerce(max_skipped, "float", name="max_skipped", where="max_skipped")
+    modality = coerce(modality, "str | None", name="modality", where="modality")
     if limit is not None and limit < 1:
         raise UsageError(f"A limit of {limit} images leaves nothing.", where="limit", fix="Choose 1 or more.")
     if not 0 <= max_skipped <= 1:

@@ -20,6 +20,8 @@ from osteon.modalities._base import Unreadable
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 #: Cells of the largest volume that is read: a header that claims more is refused before memory is taken.
 MAX_CELLS = 2**28
+#: What a byte of deflated data can become at most.
+DEFLATE = 1032
 #: Where a field lies and how it is written, in version 1 and 2.
 _V1 = {"dim": (40, "8h"), "type": (70, "h"), "pixdim": (76, "8f"), "offset": (108, "f"), "slope": (112, "f"),
        "inter": (116, "f"), "qform": (252, "h"), "sform": (254, "h"), "quatern": (256, "6f"), "srow": (280, "12f")}
@@ -74,7 +76,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Values (C, k, j, i) float32 of a file, scaled as its header says, and its affine (3, 4)."""
     head = read_nifti_header(path)
     with _open(path) as file:
-        file.read(head.offset)
+        file.seek(head.offset)
         raw = file.read(head.nbytes)
     if len(raw) < head.nbytes:
         raise Unreadable(f"is truncated: it holds {len(raw):,} of the {head.nbytes:,} bytes its header claims")
@@ -113,8 +115,8 @@ def _parse(raw: bytes, order: str, fields: dict[str, tuple[int, str]], path: Pat
     if not np.isfinite(offset) or not 0 <= offset < 2**31:
         raise Unreadable(f"claims that its values begin at byte {offset}")
     head = Nifti(tuple(shape), np.dtype(order + TYPES[code]).str, _affine(get), int(offset) or len(raw), slope, inter)
-    size = path.stat().st_size
-    if path.suffix.lower() != ".gz" and size < head.offset + head.nbytes:
+    size = path.stat().st_size * (DEFLATE if path.suffix.lower() == ".gz" else 1)
+    if size < head.offset + head.nbytes:
         raise Unreadable(f"is truncated: {size:,} bytes, and its header claims {head.offset + head.nbytes:,}")
     return head
 

@@ -32,6 +32,8 @@ RULES = ("channels are averaged to one; another rate is resampled (polyphase); l
 MAX_SECONDS = 3600.0
 #: Most samples a second of a recording.
 MAX_RATE = 768_000
+#: Values that are decoded at a time: memory grows with what a file holds, not with what its header claims.
+BLOCK = 2**22
 #: Seconds of a frame and between frames (the field's standard 25 and 10 milliseconds).
 WINDOW, HOP = 0.025, 0.010
 #: Energies below this share of full scale count as silence.
@@ -73,8 +75,12 @@ def decode(payload: Payload, rate: int) -> np.ndarray:
     from scipy.signal import resample_poly
 
     with reasons(), _open(payload) as file:
-        found = int(file.samplerate)
-        mono = file.read(dtype="float32", always_2d=True).mean(1)
+        found, parts = int(file.samplerate), list[np.ndarray]()
+        while len(part := file.read(max(1, BLOCK // int(file.channels)), dtype="float32", always_2d=True)):
+            parts.append(part.mean(1))
+            if sum(map(len, parts)) > MAX_SECONDS * found:
+                raise Unreadable(f"holds more than {MAX_SECONDS / 3600:.0f} hour; cut it into parts")
+    mono = np.concatenate(parts) if parts else np.empty(0, np.float32)
     if not len(mono):
         raise Unreadable("holds no sample of sound")
     if not np.isfinite(mono).all():
@@ -216,9 +222,9 @@ class _Wave:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def read(self, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
-        """All samples about [-1, 1], (T, channels)."""
-        raw = np.frombuffer(self.file.readframes(self.frames), np.uint8)
+    def read(self, frames: int = -1, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
+        """The next ``frames`` samples, or all, about [-1, 1], (T, channels)."""
+        raw = np.frombuffer(self.file.readframes(self.frames if frames < 0 else frames), np.uint8)
         whole = raw[:len(raw) // (self.width * self.channels) * self.width * self.channels]
         if self.width == 1:  # unsigned
             values: np.ndarray = (whole.astype(np.float32) - 128) / 128
@@ -240,11 +246,6 @@ def encode_wav(samples: np.ndarray, rate: int) -> bytes:
     return memory.getvalue()
 
 
-def _begins_au(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in (b".snd", b"dns.")
-
-
 def _open(payload: Payload) -> Any:
     """The file of a recording; raises what its reader and the system raise."""
     if isinstance(payload, bytes):
@@ -258,8 +259,6 @@ def _open(payload: Payload) -> Any:
             raise Unreadable("is not a regular file")
         if status.st_size == 0:
             raise Unreadable("is empty (0 bytes)")
-        if path.suffix.lower() == ".au" and not _begins_au(path):  # libsndfile would read any bytes as sound
-            raise Unreadable("cannot be decoded: it does not begin as an .au file")
         file = str(path)
     try:
         import soundfile
@@ -268,4 +267,8 @@ def _open(payload: Payload) -> Any:
             return _Wave(file)
         except (wave.Error, EOFError):
             raise MissingExtra("soundfile", "sound", why="Reading sound other than plain wav files") from error
-    return soundfile.SoundFile(file)
+    opened = soundfile.SoundFile(file)
+    if opened.format == "RAW":  # what the library takes an .au file without a header for
+        opened.close()
+        raise Unreadable("cannot be decoded: it does not begin as an .au file")
+    return opened

@@ -7,6 +7,7 @@ to right.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,10 @@ def decode(payload: Payload, spacing: Sequence[float]) -> np.ndarray:
             values, have = upright(*(read_dicom(path) if path.is_dir() else read_nifti(path)))  # type: ignore[assignment]
     if not np.isfinite(values).all():
         raise Unreadable("contains NaN or infinity")
+    cells = [sampled(n, mm, wanted) for n, mm, wanted in zip(values.shape[1:], have, spacing, strict=True)]
+    if math.prod(cells) * len(values) > MAX_CELLS:
+        raise Unreadable(f"would have {' x '.join(map(str, cells))} cells at the spacing of the others, more than the "
+                         f"limit of {MAX_CELLS / 1e6:.0f} million")
     for side, (mm, wanted) in enumerate(zip(have, spacing, strict=True)):
         values = resample(values, 1 + side, sampled(values.shape[1 + side], mm, wanted))
     return np.ascontiguousarray(values, np.float32)

@@ -104,10 +104,12 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
     asked = {k: v for k, v in wishes.items() if v is not None}
     for key in asked:
         if key not in known | {"epochs"}:
-            raise UsageError(f"Unknown training setting '{key}'.{nearest(key, known)}", where="--set")
+            raise UsageError(f"Unknown training setting '{key}'.{nearest(key, known)}", where="--set",
+                             fix=f"Known: {', '.join(sorted(known))}.")
     asked = settle(_OPTIONS, asked, where="training")
     if samples < 2:
-        raise UsageError(f"Pre-training needs at least 2 samples; this source has {samples}.")
+        raise UsageError(f"Pre-training needs at least 2 samples; this source has {samples}.", where="source",
+                         fix="Give more data.")
     values: dict[str, Any] = {k: v for k, v in recipe.items() if k not in _SCALING}
     values.update({k: v for k, v in asked.items() if k != "epochs"})
     notes: list[str] = []
@@ -119,7 +121,7 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
                      f"steps an epoch of {samples} samples")
     batch = int(values["batch_size"])
     if batch < 1:
-        raise UsageError(f"batch_size must be at least 1, not {batch}.", where="--batch-size")
+        raise UsageError(f"batch_size must be at least 1, not {batch}.", where="--batch-size", fix="Leave it out.")
     if batch > samples:
         raise UsageError(f"batch_size={batch} is larger than the {samples} samples of the source.",
                          where="--batch-size", fix=f"Use at most {samples}.")
@@ -127,7 +129,7 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
     if asked.get("steps") is None:
         epochs = float(asked.get("epochs", 100))
         if not 0 < epochs < math.inf:
-            raise UsageError(f"epochs must be above 0, not {epochs:g}.", where="--epochs")
+            raise UsageError(f"epochs must be above 0, not {epochs:g}.", where="--epochs", fix="Give e.g. 100.")
         steps = max(1, round(epochs * per_epoch))
         if "epochs" not in asked:
             steps = min(steps, 10_000)
@@ -136,7 +138,8 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
             notes.append(f"steps={steps}: {epochs:g} epochs of {per_epoch} steps")
         values["steps"] = steps
     elif "epochs" in asked:
-        raise UsageError("Give --steps or --epochs, not both.", where="--steps/--epochs")
+        raise UsageError("Give --steps or --epochs, not both.", where="--steps/--epochs",
+                         fix="Leave one of them out.")
     if asked.get("lr") is None and "lr" in recipe:
         values["lr"], text = _scale(float(recipe["lr"]), batch, recipe)
         notes.append(text)
@@ -182,22 +185,37 @@ _SPANS = {"lr": math.inf, "end_lr": 1.0, "warmup": 1.0, "weight_decay": math.inf
           "layer_decay": 1.0}
 
 
+def check_seed(seed: int) -> int:
+    """The seed, where it is one."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed must be 0 or more and below 2^63, not {seed}.", where="--seed", fix="Give e.g. 0.")
+    return seed
+
+
 def _check(values: Mapping[str, Any]) -> None:
     choices = {"precision": ("32", "bf16"), "optimizer": ("adamw", "adam", "sgd", "lars", "lamb"),
                "schedule": ("cosine", "linear", "constant"), "curriculum": ("none", "lowfreq", "resize")}
     for key, allowed in choices.items():
         if key in values and values[key] not in allowed:
             raise UsageError(f"{key}={values[key]!r} is not one of {', '.join(allowed)}."
-                             + nearest(str(values[key]), allowed), where=f"--set {key}")
+                             + nearest(str(values[key]), allowed), where=f"--set {key}", fix="Choose one of them.")
     for key in ("steps", "batch_size", "accumulate", "repeats", "log_every", "monitor_every", "checkpoint_every"):
         if int(values.get(key, 1)) < 1:
-            raise UsageError(f"{key} must be at least 1, not {values[key]}.", where=key)
+            raise UsageError(f"{key} must be at least 1, not {values[key]}.", where=key, fix="Leave it out.")
     if int(values.get("highway", 0)) < 0:
-        raise UsageError(f"highway must be at least 0, not {values['highway']}.", where="--set highway")
+        raise UsageError(f"highway must be at least 0, not {values['highway']}.", where="--set highway",
+                         fix="Leave it out.")
     for key, most in _SPANS.items():
         if key in values and not (0 <= float(values[key]) <= most and math.isfinite(float(values[key]))):
             span = f"between 0 and {most:g}" if most < math.inf else "0 or more"
-            raise UsageError(f"{key} must be {span}, not {values[key]}.", where=f"--set {key}")
+            raise UsageError(f"{key} must be {span}, not {values[key]}.", where=f"--set {key}", fix="Leave it out.")
+    if not all(0 <= beta < 1 for beta in values.get("betas", ())):
+        raise UsageError(f"betas must lie from 0 to below 1, not {values['betas']}.", where="--set betas",
+                         fix="Give e.g. [0.9, 0.999].")
+    check_seed(int(values.get("seed", 0)))
+    if not math.isfinite(float(values.get("weight_decay_end", 0.0))):
+        raise UsageError("weight_decay_end must be a finite number.", where="--set weight_decay_end",
+                         fix="Leave it out.")
     if int(values["batch_size"]) % int(values.get("accumulate", 1)):
         raise UsageError(f"batch_size={values['batch_size']} cannot be cut into accumulate={values['accumulate']} "
-                         "equal micro-batches.", where="--accumulate")
+                         "equal micro-batches.", where="--accumulate", fix="Choose a divisor of the batch.")

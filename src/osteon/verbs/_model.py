@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osteon.backbones import Backbone, build_backbone
+from osteon.backbones import Backbone, build_backbone, weights_of
 from osteon.core import registry
 from osteon.core.errors import DataError, UsageError
 from osteon.core.plain import plain
@@ -90,7 +91,7 @@ def is_ours(source: str | Path) -> bool:
         return True
     try:
         return "architecture" in json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -109,15 +110,40 @@ def load_trained(source: str | Path) -> Trained:
 
         return load_adapted(path)
     state, meta = RunFolder(path).load_model()
+    backbone, spec = rebuilt(state, meta, path / "model.safetensors")
+    return Trained(backbone.eval(), spec, meta, path.name)
+
+
+def rebuilt(state: Mapping[str, Tensor], meta: Any, file: Path) -> tuple[Backbone, DataSpec]:
+    """The network that a file describes, with its weights, and the data it was trained on.
+
+    Raises:
+        DataError: the description is none of a network, or the weights are those of another; found out before memory is
+            taken for a network larger than the file.
+    """
     try:
         made = meta["backbone"]
-        backbone = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
-        apply_edits(backbone, made.get("edits", []))
+
+        def build() -> Backbone:
+            network = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
+            apply_edits(network, made.get("edits", []))
+            return network
+
+        if ":" not in made["name"] and not made.get("edits"):  # an edited network may store its weights otherwise
+            if made["options"].get("depth", 0) > len(state):
+                raise ValueError(f"it describes {made['options']['depth']:,} blocks and holds {len(state)} tensors")
+            claimed, held = weights_of(build), sum(tensor.numel() for tensor in state.values())
+            if claimed > held:
+                raise ValueError(f"it describes {claimed:,} weights and holds {held:,}")
+        backbone = build()
         backbone.load_state_dict(state)
-        return Trained(backbone.eval(), spec_from(meta["data"]), meta, path.name)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise DataError(f"The description of the model is damaged: {type(error).__name__}: {str(error)[:300]}",
-                        where=str(path / "model.safetensors"), fix="Pre-train again, or use another run.") from error
+        return backbone, spec_from(meta["data"])
+    except (UsageError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
+            ValueError) as error:
+        text = error.what if isinstance(error, UsageError) else str(error)
+        reason = f"it lacks {text}" if isinstance(error, KeyError) else text[:500] or type(error).__name__
+        raise DataError(f"The file does not describe a network that its weights fit: {reason}.", where=str(file),
+                        fix="Use another run, or make this one again.") from error
 
 
 def fit_samples(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:

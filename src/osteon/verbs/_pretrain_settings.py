@@ -67,6 +67,9 @@ def merge_config(config: str | Path | None, **given: Any) -> dict[str, Any]:
     for key in ("data", "backbone_options", "objective_options", "train", "continue"):
         if not isinstance(stored.get(key) or {}, dict):
             raise UsageError(f"'{key}' is not a mapping of names to values.", where=str(path), fix=_CONFIG)
+    for key in ("objective", "backbone", "init"):
+        if not isinstance(stored.get(key) or "", str):
+            raise UsageError(f"'{key}' is {stored[key]!r:.80} and not a name.", where=str(path), fix=_CONFIG)
     if given["objective"] is not None and stored.get("objective") != given["objective"]:
         stored["objective_options"] = None  # they were another objective's
     for key in ("objective", "backbone", "init"):

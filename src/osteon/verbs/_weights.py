@@ -13,9 +13,8 @@ from osteon.backbones import Backbone, build_backbone
 from osteon.core.errors import DataError, UsageError
 from osteon.core.run import RunFolder
 from osteon.core.tensorfile import read_tensors
-from osteon.parts.members import spec_from
 from osteon.parts.types import DataSpec
-from osteon.verbs._model import Trained
+from osteon.verbs._model import Trained, rebuilt
 
 #: what other programs put before the names of a backbone's weights
 PREFIXES = ("", "module.", "model.", "backbone.", "encoder.", "module.backbone.", "module.encoder.",
@@ -40,10 +39,8 @@ def from_file(file: Path, name: str, options: Mapping[str, Any], spec: DataSpec)
     """
     state, meta = _read(file)
     if "backbone" in meta:
-        made = meta["backbone"]
-        network = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
-        network.load_state_dict(state)
-        return Trained(network, spec_from(meta["data"]), meta, file.stem)
+        network, known = rebuilt(state, meta, file)
+        return Trained(network, known, meta, file.stem)
     if meta and (file.parent.parent / "config.yaml").is_file():
         config = RunFolder(file.parent.parent).config()
         network = build_backbone(config["backbone"], channels=spec.channels, size=spec.size,
@@ -96,8 +93,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(str(file), framework="pt") as handle:
             if "osteon" not in (handle.metadata() or {}):
                 return {k: handle.get_tensor(k).clone() for k in handle.keys()}, {}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"The file cannot be read: {error}", where=str(file)) from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        raise DataError(f"The file cannot be read: {error}", where=str(file), fix="Save it again.") from error
     return read_tensors(file)
 
 
@@ -116,5 +113,5 @@ def _foreign(file: Path) -> dict[str, Tensor]:
         loaded = inner
     state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
     if not state:
-        raise DataError("The file holds no named weights.", where=str(file))
+        raise DataError("The file holds no named weights.", where=str(file), fix="Save a state dict.")
     return state

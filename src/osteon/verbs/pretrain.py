@@ -33,7 +33,7 @@ from osteon.train.loggers import make_loggers
 from osteon.train.loop import make_fabric, train
 from osteon.train.progress import Progress
 from osteon.train.ranks import meet
-from osteon.train.settings import TrainSettings, resolve_settings
+from osteon.train.settings import TrainSettings, check_seed, resolve_settings
 from osteon.verbs._guard import make_guard, settle_continuation
 from osteon.verbs._model import extract, is_ours, load_trained, save_head, save_trained
 from osteon.verbs._pictures import collect_artefacts, write_arrays
@@ -170,7 +170,7 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
         raise UsageError(f"Objective '{card.name}' learns from labels; this source has none.", where=str(source))
 
     going_on = settle_continuation(chosen["continue"], init=wishes["init"], guard_source=wishes["guard"])
-    torch.manual_seed(coerce(wishes["seed"] or 0, "int", name="seed", where="--seed"))
+    torch.manual_seed(check_seed(coerce(wishes["seed"] or 0, "int", name="seed", where="--seed")))
     known = [o for o in registry.options(card) if o.name not in ("backbone", "data")]
     asked = settle(known, chosen["objective"], where=f"objective {card.name}")
     sides = cast(type[Objective], registry.load(card)).seen(dataset.spec.extent, asked)
