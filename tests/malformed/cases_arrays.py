@@ -142,6 +142,26 @@ NPY = [
 
 NPZ = [
     Case(
+        "labels and names as bytes",
+        one("x.npz", npz(image=IMAGES, label=np.array([b"cat", "h\u00fcndin".encode()] * 2))),
+        Loads(4, check=lambda d: d.class_names == ["cat", "h\u00fcndin"]),
+    ),
+    Case(
+        "names of classes as bytes",
+        one("x.npz", npz(image=IMAGES, label=np.arange(4) % 2, class_names=np.array([b"cat", b"dog"]))),
+        Loads(4, check=lambda d: d.class_names == ["cat", "dog"]),
+    ),
+    Case(
+        "labels of bytes that are no text",
+        one("x.npz", npz(image=IMAGES, label=np.array([b"\xff", b"a"] * 2))),
+        refused("'label'", "no text"),
+    ),
+    Case(
+        "labels of code points that no text has",
+        one("x.npz", npz(image=IMAGES, label=np.frombuffer((b"a\0\0\0" + b"\xff" * 4) * 2, dtype="<U1"))),
+        refused("'label'", "no text"),
+    ),
+    Case(
         "images and labels",
         one("x.npz", npz(image=IMAGES, label=LABELS)),
         Loads(4, (1, 8, 8), lambda d: d.labels.tolist() == [0, 1, 0, 1]),

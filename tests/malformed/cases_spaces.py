@@ -412,7 +412,12 @@ VOLUMES += [Case("dicom as it should be", slices(), Loads(2))] + [
     )
 ]
 VOLUMES += [
-    Case("dicom, a slice of noise", lambda f: put(slices()(f), "b/9.dcm", bytes(300)).parents[1], skipped(1, b="9.dcm"))
+    Case("dicom, a slice of noise", lambda f: put(slices()(f), "b/9.dcm", bytes(300)).parents[1], skipped(1, b="9.dcm")),
+    Case(
+        "dicom, a slice that is a pipe",
+        lambda f: pipe(slices()(f), "b/9.dcm").parents[1],
+        Loads(check=lambda d: len(d) == 1 and sorted(s.id for s in d.skipped) == ["b", "b/9.dcm"]),
+    ),
 ]
 
 # -- clips ------------------------------------------------------------------------------------------------------------------

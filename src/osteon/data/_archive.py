@@ -71,7 +71,19 @@ def members(parts: Any, names: Iterable[str], source: str) -> dict[str, np.ndarr
                             fix="Save it again with np.savez.")
         if name in _ROWS and array.ndim == 0:
             raise DataError(f"The array '{name}' is a single value.", where=source, fix="Save one entry a sample.")
-    return held
+    return {name: _readable(array, name, source) for name, array in held.items()}
+
+
+def _readable(array: np.ndarray, name: str, source: str) -> np.ndarray:
+    """Bytes as the text they are in UTF-8; text as it is, where it is text."""
+    if array.dtype.kind not in "SU":
+        return array
+    try:
+        text = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+        "".join(text.ravel().tolist()).encode("utf-8")
+    except (ValueError, SystemError) as error:  # numpy hands code points that no text has to Python
+        raise DataError(f"The array '{name}' holds what is no text.", where=source, fix="Save it as text.") from error
+    return text
 
 
 def read_archive(path: Path, source: str, name: str, *, asked: bool) -> dict[str, np.ndarray] | None:

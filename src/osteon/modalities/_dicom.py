@@ -31,6 +31,8 @@ def read_slices(folder: Path, *, values: bool) -> list[Any]:
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
     slices = []
     for file in files:
+        if not file.is_file():  # opening a pipe would wait for ever
+            raise Unreadable(f"slice {file.name} is not a regular file")
         try:
             slices.append(pydicom.dcmread(file, stop_before_pixels=not values))
         except Exception as error:  # a damaged slice may raise about anything
