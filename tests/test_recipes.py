@@ -31,6 +31,19 @@ def test_names_functions_and_recipes_mix():
     assert read_recipes("simclr, mae") == [default("simclr"), default("mae")]
 
 
+def test_the_procedures_of_resnet_strikes_back_are_those_of_the_papers_table():
+    a1, a2, a3 = read_recipes("rsb_a1,rsb_a2,rsb_a3", labelled=True)
+    assert [r.objective for r in (a1, a2, a3)] == ["supervised"] * 3
+    table = {"lr": (5e-3, 5e-3, 8e-3), "weight_decay": (0.01, 0.02, 0.02), "smoothing": (0.1, 0.0, 0.0),
+             "backbone.drop_path": (0.05, 0.05, 0.0), "repeats": (3, 3, 1), "magnitude": (7.0, 7.0, 6.0),
+             "mixup": (0.2, 0.1, 0.1), "cutmix": (1.0, 1.0, 1.0)}
+    for key, values in table.items():
+        assert tuple(r.settings[key] for r in (a1, a2, a3)) == values, key
+    assert all(r.settings["optimizer"] == "lamb" and r.settings["loss"] == "bce" and r.settings["lr_per"] == 2048
+               for r in (a1, a2, a3))
+    assert [round(1 / r.settings["warmup"]) for r in (a1, a2, a3)] == [120, 60, 20]
+
+
 def test_all_is_every_objective_that_fits_and_needs_no_labels():
     names = {r.name for r in read_recipes("all")}
     cards = registry.cards(kind="objective")

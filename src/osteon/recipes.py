@@ -86,6 +86,39 @@ def default(objective: str) -> Recipe:
     return Recipe(card.name, card.name, search=dict(DEFAULT_SEARCH))
 
 
+def rsb_a1() -> Recipe:
+    """ResNet strikes back, procedure A1 (Wightman et al. 2021, arXiv:2110.00476, table 2): the longest of the three.
+
+    Labels are smoothed and stay soft: thresholding at 0.2 as in A2 and A3 would undo the smoothing.
+    """
+    return _rsb("rsb_a1", epochs=600, weight_decay=0.01, mixup=0.2, smoothing=0.1, threshold=-1.0)
+
+
+def rsb_a2() -> Recipe:
+    """ResNet strikes back, procedure A2, of middle length."""
+    return _rsb("rsb_a2", epochs=300)
+
+
+def rsb_a3() -> Recipe:
+    """ResNet strikes back, procedure A3, the short one: no repeated augmentation, no stochastic depth."""
+    return _rsb("rsb_a3", epochs=100, lr=8e-3, magnitude=6.0, repeats=1, drop_path=0.0)
+
+
+def _rsb(name: str, *, epochs: int, lr: float = 5e-3, weight_decay: float = 0.02, mixup: float = 0.1,
+         smoothing: float = 0.0, threshold: float = 0.2, magnitude: float = 7.0, repeats: int = 3,
+         drop_path: float = 0.05) -> Recipe:
+    """What the three procedures share; the warm-up of 5 epochs becomes its share of the published length."""
+    settings = {"loss": "bce", "augment": "randaugment", "magnitude": magnitude, "crop_min": 0.08, "mixup": mixup,
+                "cutmix": 1.0, "smoothing": smoothing, "threshold": threshold, "optimizer": "lamb", "lr": lr,
+                "lr_per": 2048, "end_lr": 1e-6 / lr, "weight_decay": weight_decay, "warmup": 5 / epochs,
+                "repeats": repeats, "backbone.drop_path": drop_path}
+    return Recipe(name, "supervised", settings=settings, search=dict(DEFAULT_SEARCH))
+
+
+#: recipes with a name of their own, beside the objectives' own ones
+NAMED = {"rsb_a1": rsb_a1, "rsb_a2": rsb_a2, "rsb_a3": rsb_a3}
+
+
 def fitting(modality: str, *, labelled: bool) -> list[Card]:
     """Objectives for the modality; those that learn from labels only where the source of pre-training has them."""
     return [c for c in registry.cards(kind="objective") if registry.fits(c, modality) and (labelled or not c.labels)]
@@ -96,9 +129,9 @@ def read_recipes(wish: str | Path | Sequence[str | Recipe], *, modality: str = "
     """Turn what ``--recipes`` says into recipes.
 
     Args:
-        wish: ``all``; names of objectives, or ``package.module:function`` of functions that return a recipe,
-            comma-separated or as a list that may also hold recipes; or a YAML file with a list of recipes or a mapping
-            from names to recipes.
+        wish: ``all``; names of objectives or of :data:`NAMED` recipes, or ``package.module:function`` of functions that
+            return a recipe, comma-separated or as a list that may also hold recipes; or a YAML file with a list of
+            recipes or a mapping from names to recipes.
         modality: what ``all`` has to fit.
         labelled: whether the source of pre-training has labels; without them ``all`` leaves out what needs them.
 
@@ -128,7 +161,7 @@ def _named(word: str | Recipe, modality: str, labelled: bool) -> list[Recipe]:
         return [default(card.name) for card in fitting(modality, labelled=labelled)]
     module, colon, function = word.partition(":")
     if not colon:
-        return [default(word)]
+        return [NAMED[word]() if word in NAMED else default(word)]
     try:
         made = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:

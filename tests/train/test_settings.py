@@ -44,6 +44,23 @@ def test_the_rate_is_scaled_as_the_recipe_says_unless_it_is_given(recipe, lr):
     assert resolve({"batch_size": 128, "lr": 0.7}, recipe)[0].lr == 0.7
 
 
+def test_a_rate_published_for_another_batch_is_scaled_by_the_recipes_rule():
+    sqrt, linear = {"lr": 0.3, "lr_per": 256, "lr_rule": "sqrt"}, {"lr": 0.3, "lr_per": 256}
+    asked = {"batch_size": 512, "lr": 8e-3, "lr_per": 2048}
+    assert resolve(asked, sqrt)[0].lr == pytest.approx(4e-3) and resolve(asked, linear)[0].lr == pytest.approx(2e-3)
+    told = resolve(asked, sqrt)[1]
+    assert "lr=0.004: the given 0.008 for batch 2048, scaled with the square root of the batch" in told
+    for wrong in ({"lr_per": 2048}, {"lr": 1e-3, "lr_per": 0}):
+        with pytest.raises(UsageError, match="lr_per"):
+            resolve(wrong, sqrt)
+
+
+def test_the_automatic_batch_holds_every_image_as_often_as_it_is_repeated():
+    got, notes = resolve({"repeats": 3})
+    assert got.batch_size == 126 and notes[0].endswith("less what does not divide by repeats=3")
+    assert resolve({"repeats": 4})[0].batch_size == 128
+
+
 def test_every_automatic_choice_is_told_and_no_wish_is():
     asked = {"batch_size": 10, "steps": 5, "lr": 0.1, "channels_last": False, "precision": "32"}
     assert resolve_settings(asked, {"lr": 0.3, "lr_per": 256}, 100, kind="maps")[1] == []

@@ -26,8 +26,10 @@ CARD = Card(
     papers=("ResNet strikes back: An improved training procedure in timm",),
     modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     backbones=("tokens", "maps", "nodes"),
-    differs="Options of the paper's recipe, not its ImageNet schedule; off by default, since the default is the plain "
-    "control. Repeated augmentation is a setting of training (repeats=3), LAMB another (optimizer=lamb).",
+    differs="Options of the paper's recipe, off by default, since the default is the plain control. Repeated "
+    "augmentation is a setting of training (repeats=3), LAMB another (optimizer=lamb). Its three procedures are "
+    "recipes of osteon compare (--recipes rsb_a1,rsb_a2,rsb_a3), without their lengths, image sizes and mixed "
+    "precision, which are the tournament's.",
     rows=(253,),
     labels=True,
     cost="1 forward per image",
@@ -66,6 +68,7 @@ class Supervised(Objective):
         data: what the data look like; must have classes.
         loss: cross-entropy, or binary cross-entropy per class (the default for multi-label data).
         augment: ``crop_flip``, ``randaugment``, ``simclr`` or ``none``.
+        magnitude: mean strength of RandAugment, 0 to 10.
         crop_min: smallest area share of the random crop; None = 0.4 of images, the modality's own of others.
         flip: mirror left-right at random; None = images are, samples of other modalities are not.
         mixup: Beta parameter of Mixup; 0 = off.
@@ -82,7 +85,7 @@ class Supervised(Objective):
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, loss: Literal["auto", "ce", "bce"] = "auto",
                  augment: Literal["crop_flip", "randaugment", "simclr", "none"] = "crop_flip",
-                 crop_min: float | None = None, flip: bool | None = None,
+                 magnitude: float = 7.0, crop_min: float | None = None, flip: bool | None = None,
                  mixup: float = 0.0, cutmix: float = 0.0, threshold: float = -1.0,
                  smoothing: float = 0.0, weighting: Literal["auto", "none"] = "none",
                  head_only: bool = False) -> None:
@@ -92,7 +95,7 @@ class Supervised(Objective):
         self.loss = ("bce" if data.multi_label else "ce") if loss == "auto" else loss
         if data.multi_label and self.loss == "ce":
             raise UsageError("Cross-entropy over classes needs one label a sample.", fix="Use loss=bce.")
-        self.views = _views(augment, data, crop_min, flip)
+        self.views = _views(augment, data, crop_min, flip, magnitude)
         self.notes = list(self.views.notes)
         if (mixup or cutmix) and (backbone.discrete or backbone.own_error or len(data.extent) != 2):
             raise UsageError(f"Mixing two samples of {data.modality} by their values or areas has no meaning.",
@@ -145,9 +148,10 @@ class Supervised(Objective):
         return logits.sigmoid() if self.data.multi_label else logits.softmax(-1)
 
 
-def _views(augment: str, data: DataSpec, crop_min: float | None, flip: bool | None) -> Views:
+def _views(augment: str, data: DataSpec, crop_min: float | None, flip: bool | None, magnitude: float) -> Views:
     if augment == "none":
         return make_views("none", data)
     if augment == "randaugment":
-        return make_views("supervised", data, min_scale=crop_min, flip=flip, usual={"min_scale": 0.4})
+        return make_views("supervised", data, min_scale=crop_min, flip=flip, magnitude=magnitude,
+                          usual={"min_scale": 0.4})
     return make_views(augment, data, min_scale=crop_min, flip=flip, n_views=1, usual={"min_scale": 0.4})

@@ -78,7 +78,11 @@ class TrainSettings:
     highway_shift: float = 0.2
 
 
-_OPTIONS = [Option(f.name, str(f.type), None) for f in fields(TrainSettings)] + [Option("epochs", "float", None)]
+#: what may be asked for beside the settings themselves: epochs in place of steps, and the batch an lr was published for
+_OPTIONS = [Option(f.name, str(f.type), None) for f in fields(TrainSettings)] + [
+    Option("epochs", "float", None), Option("lr_per", "int", None)]
+#: names of everything that may be asked of training
+WISHES = tuple(option.name for option in _OPTIONS)
 
 #: keys of an objective's recipe that describe how the learning rate scales; they are not settings themselves
 _SCALING = {"lr_per", "lr_rule"}
@@ -89,7 +93,8 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
     """Fill every setting and say how: user's wish, else the objective's recipe, else a rule.
 
     Args:
-        wishes: what the user asked for; None means "not asked". ``epochs`` may stand for ``steps``.
+        wishes: what the user asked for; None means "not asked". ``epochs`` may stand for ``steps``; with ``lr_per``
+            the ``lr`` is that of a batch of so many samples and is scaled by the recipe's rule.
         recipe: the objective's defaults.
         samples: size of the data set.
         kind: kind of the backbone, ``"tokens"`` or ``"maps"``.
@@ -100,25 +105,27 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
     Raises:
         UsageError: for an unknown setting or an impossible value.
     """
-    known = {f.name for f in fields(TrainSettings)}
     asked = {k: v for k, v in wishes.items() if v is not None}
     for key in asked:
-        if key not in known | {"epochs"}:
-            raise UsageError(f"Unknown training setting '{key}'.{nearest(key, known)}", where="--set",
-                             fix=f"Known: {', '.join(sorted(known))}.")
+        if key not in WISHES:
+            raise UsageError(f"Unknown training setting '{key}'.{nearest(key, WISHES)}", where="--set",
+                             fix=f"Known: {', '.join(sorted(WISHES))}.")
     asked = settle(_OPTIONS, asked, where="training")
     if samples < 2:
         raise UsageError(f"Pre-training needs at least 2 samples; this source has {samples}.", where="source",
                          fix="Give more data.")
     values: dict[str, Any] = {k: v for k, v in recipe.items() if k not in _SCALING}
-    values.update({k: v for k, v in asked.items() if k != "epochs"})
+    values.update({k: v for k, v in asked.items() if k not in ("epochs", "lr_per")})
     notes: list[str] = []
 
     if asked.get("batch_size") is None:
         largest = min(256, samples)
-        values["batch_size"] = 2 ** int(math.log2(max(2, min(largest, samples // 4 or samples))))
+        power = 2 ** int(math.log2(max(2, min(largest, samples // 4 or samples))))
+        repeats = max(1, int(values.get("repeats", 1)))
+        values["batch_size"] = max(repeats, power - power % repeats)
         notes.append(f"batch_size={values['batch_size']}: largest power of two up to 256 that leaves at least four "
-                     f"steps an epoch of {samples} samples")
+                     f"steps an epoch of {samples} samples" +
+                     (f", less what does not divide by repeats={repeats}" if power % repeats else ""))
     batch = int(values["batch_size"])
     if batch < 1:
         raise UsageError(f"batch_size must be at least 1, not {batch}.", where="--batch-size", fix="Leave it out.")
@@ -143,6 +150,12 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
     if asked.get("lr") is None and "lr" in recipe:
         values["lr"], text = _scale(float(recipe["lr"]), batch, recipe)
         notes.append(text)
+    if "lr_per" in asked:
+        if "lr" not in asked or asked["lr_per"] < 1:
+            raise UsageError("lr_per is the batch, 1 or more, that a given lr belongs to.", where="--set",
+                             fix="Give both, e.g. --set lr=5e-3 --set lr_per=2048.")
+        values["lr"], text = _scale(float(asked["lr"]), batch, {**recipe, "lr_per": asked["lr_per"]}, whose="the given")
+        notes.append(text)
     if asked.get("precision", "auto") == "auto":
         values["precision"], text = default_precision(kind)
         notes.append(text)
@@ -155,13 +168,13 @@ def resolve_settings(wishes: Mapping[str, Any], recipe: Mapping[str, Any], sampl
     return TrainSettings(**values), notes
 
 
-def _scale(lr: float, batch: int, recipe: Mapping[str, Any]) -> tuple[float, str]:
+def _scale(lr: float, batch: int, recipe: Mapping[str, Any], whose: str = "the recipe's") -> tuple[float, str]:
     per, rule = int(recipe.get("lr_per", 0)), str(recipe.get("lr_rule", "linear"))
     if not per:
-        return lr, f"lr={lr:g}: the recipe's, not scaled with the batch"
+        return lr, f"lr={lr:g}: {whose}, not scaled with the batch"
     factor = batch / per if rule == "linear" else math.sqrt(batch / per)
     how = "batch" if rule == "linear" else "the square root of the batch"
-    return lr * factor, f"lr={lr * factor:.3g}: the recipe's {lr:g} for batch {per}, scaled with {how}"
+    return lr * factor, f"lr={lr * factor:.3g}: {whose} {lr:g} for batch {per}, scaled with {how}"
 
 
 def default_precision(kind: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from osteon.core.plain import read_yaml
 from osteon.data.codec import modality_options
 from osteon.data.mixture import OPTIONS as MIXING
 from osteon.train.guard import OPTIONS as CONTINUING
-from osteon.train.settings import TrainSettings
+from osteon.train.settings import WISHES
 
 _CONFIG = "Give a config.yaml such as `osteon pretrain` writes into its run folder."
 #: settings of the data door that ``--set`` may change
@@ -33,7 +32,7 @@ def sort_settings(settings: dict[str, Any], objective: str) -> dict[str, dict[st
     card = registry.find("objective", objective)
     doors: dict[str, set[str]] = {
         "data": data_settings(), "objective": {o.name for o in registry.options(card)} - {"backbone", "data"},
-        "train": {f.name for f in fields(TrainSettings)} | {"epochs"}, "continue": {o.name for o in CONTINUING}}
+        "train": set(WISHES), "continue": {o.name for o in CONTINUING}}
     sorted_: dict[str, dict[str, Any]] = {"data": {}, "backbone": {}, "objective": {}, "train": {}, "continue": {}}
     for key, value in settings.items():
         prefix, dot, name = key.partition(".")

@@ -184,6 +184,7 @@ def advance(root: Path, *, trial: int, seed: int, until: int, steps: int, final:
     scale = options.pop(LR_SCALE, 1.0)
     if scale != 1.0:
         known = json.loads((root / "jobs" / f"probe-{recipe.name}.json").read_text(encoding="utf-8"))
+        settings = {k: v for k, v in settings.items() if k.removeprefix("train.") not in ("lr", "lr_per")}
         settings["train.lr"] = known["lr"] * scale
     run = root / "runs" / f"{entry['name']}-s{seed}"
     before = _steps_done(run)

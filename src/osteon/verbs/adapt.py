@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from osteon.train.loggers import make_loggers
 from osteon.train.loop import make_fabric, train
 from osteon.train.progress import Progress
 from osteon.train.ranks import meet
-from osteon.train.settings import TrainSettings, resolve_settings
+from osteon.train.settings import WISHES, TrainSettings, resolve_settings
 from osteon.verbs import _adapt_objective
 from osteon.verbs._adapt_cost import StepCost, measure, table
 from osteon.verbs._adapt_objective import AdaptObjective
@@ -148,7 +148,7 @@ def sort_settings(settings: dict[str, Any], adapter: str) -> dict[str, dict[str,
     doors: dict[str, list[Option]] = {
         "data": [Option(name, "", value) for name, value in {**DATA_SETTINGS, **modality_options()}.items()],
         "adapter": registry.options(registry.find("adapter", adapter)),
-        "views": views, "train": [Option(f.name, "", None) for f in fields(TrainSettings)] + [Option("epochs", "", 0)]}
+        "views": views, "train": [Option(name, "", None) for name in WISHES]}
     names = {door: {o.name for o in options} - {"backbone", "task", "adapter", "data"}
              for door, options in doors.items()}
     out: dict[str, dict[str, Any]] = {"data": {}, "backbone": {}, "adapter": {}, "views": {}, "train": {}}

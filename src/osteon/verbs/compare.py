@@ -43,8 +43,8 @@ def compare(source: str | Path, *, train: str | Path, test: str | Path,
         source: data of pre-training; labels are not used.
         train: labelled source.
         test: labelled source, disjoint from the others.
-        recipes: ``auto`` (the large families), ``all``, names of objectives, functions as ``package.module:function``,
-            recipes, or a YAML file.
+        recipes: ``auto`` (the large families), ``all``, names of objectives, ``rsb_a1`` to ``rsb_a3`` (labels of
+            ``source``), functions as ``package.module:function``, recipes, or a YAML file.
         budget: what one arm may spend on one seed, adaptation included: a time (``10m``), operations (``5e15flop``) or
             optimiser steps (``2000steps``).
         seeds: runs of each finalist.

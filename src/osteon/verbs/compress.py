@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from osteon.data import Dataset, find_duplicates, open_source
 from osteon.parts.calibration import Calibration
 from osteon.parts.compressor import Budget, Compressor, measure
 from osteon.parts.subsets import holdout
-from osteon.train.settings import TrainSettings
+from osteon.train.settings import WISHES
 from osteon.verbs._compress_program import write_program
 from osteon.verbs._compress_report import add_latencies, measure_row, table
 from osteon.verbs._compress_train import fitter
@@ -123,7 +123,7 @@ class _Parts:
 def sort_settings(settings: dict[str, Any], method: str) -> dict[str, dict[str, Any]]:
     """Hand each ``--set`` key to the one door it belongs to: the verb, the compressor or its training."""
     options = registry.options(registry.find("compressor", method))
-    training = [f.name for f in fields(TrainSettings) if f.name != "seed"] + ["epochs"]
+    training = [name for name in WISHES if name != "seed"]
     doors = {"verb": [o.name for o in SETTINGS], "compressor": [o.name for o in options], "train": training}
     out: dict[str, dict[str, Any]] = {door: {} for door in doors}
     for key, value in settings.items():
