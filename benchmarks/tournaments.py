@@ -33,8 +33,8 @@ def images(folder: Path) -> tuple[str, dict[str, Any]]:
     cifar = DATA / "cifar10"
     return "5,000 CIFAR-10 photographs, few labels", {
         "source": str(cifar / "train.parquet"), "train": str(cifar / "train.parquet"),
-        "test": str(cifar / "test.parquet"), "recipes": "auto", "budget": "60s", "label_budget": (100, 1000),
-        "settings": {"limit": 5000}, "trials": 2, "finalists": 3}
+        "test": str(cifar / "test.parquet"), "recipes": "auto", "budget": "1.2e13flop",
+        "label_budget": (100, 1000), "settings": {"limit": 5000, "batch_size": 64}, "trials": 2, "finalists": 3}
 
 
 def sound(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -42,7 +42,7 @@ def sound(folder: Path) -> tuple[str, dict[str, Any]]:
     known, unseen = manifests(folder)
     return f"2,500 spoken digits by five speakers, tested on {', '.join(UNSEEN)}", {
         "source": str(known), "train": str(known), "test": str(unseen),
-        "recipes": small("simclr", "vicreg", "mae", "ssast"), "budget": "300steps", "label_budget": (100, 1000),
+        "recipes": small("simclr", "vicreg", "byol", "mae", "mp3", "ssast"), "budget": "300steps", "label_budget": (100, 1000),
         "trials": 1, "finalists": 3, "settings": {"bands": 32, "backbone.patch": 8, "batch_size": 64}}
 
 
@@ -66,7 +66,8 @@ def rows(folder: Path) -> tuple[str, dict[str, Any]]:
     """scikit-learn's breast cancer table: 398 rows of 30 numbers, two classes."""
     return "398 rows of scikit-learn's breast cancer table", {
         "source": "breast_cancer:train", "train": "breast_cancer:train", "test": "breast_cancer:test",
-        "recipes": small("simclr", "vicreg", "mae"), "budget": "300steps", "label_budget": (20, "all"), "trials": 1,
+        "recipes": small("simclr", "vicreg", "byol", "swav", "mae", "transtab"), "budget": "300steps",
+        "label_budget": (20, "all"), "trials": 1,
         "finalists": 3, "settings": {"batch_size": 64}}
 
 
