@@ -356,3 +356,11 @@ def test_the_global_generator_is_seeded_as_torch_does_it():
     want = torch.rand(4)
     seed_global(11, torch.device("cpu"))
     assert torch.equal(torch.rand(4), want)
+
+
+def test_the_tasks_of_a_slurm_allocation_are_no_ranks(monkeypatch):
+    for key, value in {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "7", "SLURM_PROCID": "1",
+                       "SLURM_LOCALID": "1"}.items():
+        monkeypatch.setenv(key, value)
+    fabric = make_fabric("32")
+    assert (fabric.world_size, fabric.global_rank) == (1, 0)

@@ -352,13 +352,19 @@ def _any_rank(caught: int, fabric: Fabric) -> int:
 def make_fabric(precision: str) -> Fabric:
     """Fabric for this process; under ``torchrun`` one process a rank, gloo on the CPU and NCCL on GPUs.
 
+    Ranks are torchrun's alone: the tasks of a SLURM allocation around this process, which Fabric would take for
+    ranks, are none.
+
     Args:
         precision: ``"32"`` or ``"bf16"`` (autocast).
     """
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+
     world = int(os.environ.get("WORLD_SIZE", "1"))
     fabric = Fabric(accelerator="auto", devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world > 1 else 1,
                     num_nodes=max(1, world // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))),
                     strategy="ddp" if world > 1 else "auto",
+                    plugins=[TorchElasticEnvironment() if world > 1 else LightningEnvironment()],
                     precision="bf16-mixed" if precision == "bf16" else "32-true")
     meet()
     fabric.launch()
