@@ -44,7 +44,8 @@ def sound(folder: Path) -> tuple[str, dict[str, Any]]:
     return f"2,500 spoken digits by five speakers, tested on {', '.join(UNSEEN)}", {
         "source": str(known), "train": str(known), "test": str(unseen),
         "recipes": small("simclr", "vicreg", "byol", "mae", "mp3", "ssast"), "budget": "300steps",
-        "label_budget": (100, 1000), "trials": 1, "finalists": 3, "settings": {"bands": 32, "backbone.patch": 8, "batch_size": 64}}
+        "label_budget": (100, 1000), "trials": 1, "finalists": 3,
+        "settings": {"bands": 32, "backbone.patch": 8, "batch_size": 64}}
 
 
 def series(folder: Path) -> tuple[str, dict[str, Any]]:
