@@ -57,6 +57,10 @@ contracts: $(VENV)/.installed-dev  ## what every registered method must satisfy,
 
 bench: $(VENV)/.installed-dev  ## speed and memory, against peers
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.peers
 
 claims: $(VENV)/.installed-dev  ## the published claims this project reproduces
 	$(BIN)/python -m benchmarks.claims

@@ -86,7 +86,7 @@ def test_values_from_the_shell_get_their_types():
     ({"log_every": 0}, "log_every"), ({"monitor_every": 0}, "monitor_every"), ({"checkpoint_every": 0}, "checkpoint"),
     ({"lr": "fast"}, "lr"), ({"lr": -1.0}, "lr"), ({"lr": math.nan}, "lr"), ({"warmup": 2.0}, "warmup"),
     ({"clip": -1.0}, "clip"), ({"layer_decay": 1.5}, "layer_decay"), ({"betas": [0.9]}, "betas"),
-    ({"steps": 1.5}, "steps"), ({"channels_last": 3}, "channels_last"), ({"compile": True}, "compile")])
+    ({"steps": 1.5}, "steps"), ({"channels_last": 3}, "channels_last"), ({"compiling": True}, "compiling")])
 def test_impossible_settings_are_refused_by_name(wishes, named):
     with pytest.raises(UsageError, match=named):
         resolve(wishes)

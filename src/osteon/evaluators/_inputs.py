@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from osteon.core.errors import DataError
+from osteon.parts.rows import Rows
 
-Array = np.ndarray | Tensor
+Array = np.ndarray | Tensor | Rows
 
 
 def features(x: Array, name: str) -> Tensor:
@@ -23,19 +24,49 @@ def features(x: Array, name: str) -> Tensor:
     if out.ndim != 2 or 0 in out.shape:
         raise DataError(f"Features must have the shape (samples, width), but {name} has {tuple(out.shape)}.",
                         where=name)
-    # A sum is finite only if every term is, and needs no mask of the size of the data; overflow is checked in full.
-    if not torch.isfinite(out.sum()) and not torch.isfinite(out).all():
-        bad = (~torch.isfinite(out)).any(1).nonzero()[0].item()
-        raise DataError("Features hold NaN or infinite values.", where=f"{name}, row {bad}",
-                        fix="The backbone is broken there, or its input is.")
+    _finite(out, name)
     return out
+
+
+def feature_rows(x: Array, name: str) -> Rows:
+    """Features (N, D) checked like :func:`features`; memory-mapped ones stay in their file and are read in blocks."""
+    if not isinstance(x, Rows | np.memmap):
+        return Rows(features(x, name))
+    out = x if isinstance(x, Rows) else Rows(x)
+    if len(out.shape) != 2 or 0 in out.shape:
+        raise DataError(f"Features must have the shape (samples, width), but {name} has {tuple(out.shape)}.",
+                        where=name)
+    first = 0
+    for block in out.split():
+        _finite(block, name, first)
+        first += len(block)
+    return out
+
+
+def _finite(x: Tensor, name: str, first: int = 0) -> None:
+    # A sum is finite only if every term is, and needs no mask of the size of the data; overflow is checked in full.
+    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
+        bad = int((~torch.isfinite(x)).any(1).nonzero()[0])
+        raise DataError("Features hold NaN or infinite values.", where=f"{name}, row {first + bad}",
+                        fix="The backbone is broken there, or its input is.")
+
+
+def labelled_rows(train_x: Array, train_y: Array, test_x: Array, classes: int) -> tuple[Rows, np.ndarray, Rows]:
+    """What :func:`labelled` checks, without reading all features at once."""
+    x, test = feature_rows(train_x, "train_x"), feature_rows(test_x, "test_x")
+    _same_width(x.shape[1], test.shape[1])
+    return x, labels(train_y, len(x), classes), test
+
+
+def _same_width(train: int, test: int) -> None:
+    if train != test:
+        raise DataError(f"Training features are {train} wide and test features {test}.", where="test_x")
 
 
 def labelled(train_x: Array, train_y: Array, test_x: Array, classes: int) -> tuple[Tensor, np.ndarray, Tensor]:
     """Check a labelled task: train features (N, D), labels (N,) int64 or (N, K) uint8, test features (M, D)."""
     x, test = features(train_x, "train_x"), features(test_x, "test_x")
-    if x.shape[1] != test.shape[1]:
-        raise DataError(f"Training features are {x.shape[1]} wide and test features {test.shape[1]}.", where="test_x")
+    _same_width(x.shape[1], test.shape[1])
     return x, labels(train_y, len(x), classes), test.to(x.device)
 
 

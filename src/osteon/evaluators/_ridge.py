@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from osteon.parts.rows import OneHot, Rows
+
 #: Rows whose products are summed in float32 before they are added up in float64.
 BLOCK = 4096
 #: Columns of a strip of the Gram matrix.
@@ -21,7 +23,7 @@ class Affine:
     weight: Tensor
     bias: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor | Rows) -> Tensor:
         """Scores (M, K) of features (M, D)."""
         return torch.cat([block @ self.weight for block in x.split(BLOCK)]) + self.bias
 
@@ -40,10 +42,10 @@ class Moments:
     xy: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, shift: Tensor, rows: Tensor) -> Moments:
+    def of(cls, x: Tensor | Rows, y: Tensor | OneHot, shift: Tensor, rows: Tensor) -> Moments:
         """Moments of the given rows of x (N, D) and y (N, K), a block at a time."""
         d, k = x.shape[1], y.shape[1]
-        out = cls(0, *(x.new_zeros(s, dtype=torch.float64) for s in ((d,), (k,), (d, d), (d, k))))
+        out = cls(0, *(shift.new_zeros(s, dtype=torch.float64) for s in ((d,), (k,), (d, d), (d, k))))
         for block in rows.split(BLOCK):
             xb, yb = x[block] - shift, y[block]
             out.n += len(block)
@@ -90,7 +92,8 @@ class RidgePath:
         moments: moments of those rows about ``shift`` if already known (used where N >= D).
     """
 
-    def __init__(self, x: Tensor, y: Tensor, rows: Tensor, shift: Tensor, moments: Moments | None = None) -> None:
+    def __init__(self, x: Tensor | Rows, y: Tensor | OneHot, rows: Tensor, shift: Tensor,
+                 moments: Moments | None = None) -> None:
         self.n, self.shift = len(rows), shift
         if self.n >= x.shape[1]:
             moments = moments or Moments.of(x, y, shift, rows)
@@ -116,11 +119,14 @@ class RidgePath:
         weight = self.scale[:, None] * (self.basis @ inner)
         return Affine(weight.float(), (self.label - (self.mean + self.shift.double()) @ weight).float())
 
-    def predict_path(self, x: Tensor, strengths: Sequence[float]) -> list[Tensor]:
-        """Scores (V, K) of features (V, D) for every strength, with one large product for all of them."""
+    def solve_path(self, strengths: Sequence[float]) -> Affine:
+        """The classifiers of several strengths as one, whose scores (M, S K) are those of each in turn."""
         weight, bias = zip(*((c.weight, c.bias) for c in map(self.solve, strengths)), strict=True)
-        out = Affine(torch.cat(weight, 1), torch.cat(bias))(x)
-        return list(out.split(self.projected.shape[1], dim=1))
+        return Affine(torch.cat(weight, 1), torch.cat(bias))
+
+    def predict_path(self, x: Tensor | Rows, strengths: Sequence[float]) -> list[Tensor]:
+        """Scores (V, K) of features (V, D) for every strength, with one large product for all of them."""
+        return list(self.solve_path(strengths)(x).split(self.projected.shape[1], dim=1))
 
 
 def solve_moments(moments: Moments, shift: Tensor, strength: float) -> Affine:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
-from osteon.evaluators._inputs import Array, features, labelled, labels, one_hot, validation_quality
+from osteon.evaluators._inputs import Array, feature_rows, labelled_rows, labels, validation_quality
 from osteon.parts.neighbours import centred_unit, nearest
+from osteon.parts.rows import OneHot, Rows
 from osteon.parts.subsets import holdout
 
 CARD = Card(kind="evaluator", name="knn",
@@ -73,7 +74,8 @@ class KNN:
     """Score test samples by their k nearest training samples.
 
     Features are centred by the training mean and scaled to length 1; neighbours by squared Euclidean distance d^2,
-    weighted exp(-d^2 / temperature). The search is exact and its memory bounded, whatever the number of samples.
+    weighted exp(-d^2 / temperature). The search is exact and its memory bounded, whatever the number of samples;
+    memory-mapped features are read in blocks.
 
     Args:
         k: number of neighbours (at most the number of training samples is used).
@@ -98,53 +100,56 @@ class KNN:
 
     def __call__(self, train_x: Array, train_y: Array, test_x: Array, *, classes: int, seed: int = 0) -> np.ndarray:
         """Probabilities (M, K) for test features (M, D) from train features (N, D) and labels (N,) or (N, K)."""
-        x, y, test = labelled(train_x, train_y, test_x, classes)
+        x, y, test = labelled_rows(train_x, train_y, test_x, classes)
         k, temperature = self._choose(x, y, classes, seed)
-        mean = x.mean(0)
-        return _score(centred_unit(test, mean), centred_unit(x, mean), one_hot(y, classes), k, temperature)
+        mean = x.mean()
+        return _score(_units(test, mean), _units(x, mean), OneHot(y, classes, x.device), k, temperature)
 
     def leave_one_out(self, x: Array, y: Array, *, classes: int, seed: int = 0) -> np.ndarray:
         """Probabilities (N, K) for the training samples themselves, each from all the others."""
-        rows = features(x, "x")
+        rows = feature_rows(x, "x")
         target = labels(y, len(rows), classes)
         if len(rows) < 2:
             raise UsageError("Leaving one out of a single sample leaves none.", where="x")
         k, temperature = self._choose(rows, target, classes, seed)
-        unit = centred_unit(rows, rows.mean(0))
-        return _score(unit, unit, one_hot(target, classes), k, temperature, exclude_self=True)
+        unit = _units(rows, rows.mean())
+        return _score(unit, unit, OneHot(target, classes, rows.device), k, temperature, exclude_self=True)
 
-    def _choose(self, x: Tensor, y: np.ndarray, classes: int, seed: int) -> tuple[int, float]:
+    def _choose(self, x: Rows, y: np.ndarray, classes: int, seed: int) -> tuple[int, float]:
         best = (min(self.k, len(x)), self.temperature)
         if self.tune:
             fit, held = holdout(y, self.fraction, seed)
             if len(held):
-                best = _tune(x[fit], y[fit], x[held], y[held], classes)
+                best = _tune(x.subset(fit), y[fit], x.subset(held), y[held], classes)
         self.chosen = {"k": best[0], "temperature": best[1]}
         return best
 
 
-def _score(query: Tensor, store: Tensor, target: Tensor, k: int, temperature: float, *,
+def _units(x: Rows, mean: Tensor) -> Rows:
+    return x.mapped(lambda block: centred_unit(block, mean.to(block.device)))
+
+
+def _score(query: Rows, store: Rows, target: OneHot, k: int, temperature: float, *,
            exclude_self: bool = False) -> np.ndarray:
     similarity, rows = nearest(query, store, k, exclude_self=exclude_self)
-    target = target.to(query.device)
-    # (block, k, K) labels of neighbours at once: bounded like the search itself
+    return _vote(similarity, rows, target, temperature)
+
+
+def _vote(similarity: Tensor, rows: Tensor, target: OneHot, temperature: float) -> np.ndarray:
+    """Probabilities (M, K) from neighbours (M, k): (block, k, K) labels at once, bounded like the search itself."""
     block = max(1, 2**22 // max(1, rows.shape[1] * target.shape[1]))
     parts = [votes(s, target[r], temperature) for s, r in zip(similarity.split(block), rows.split(block), strict=True)]
     return torch.cat(parts).cpu().numpy()
 
 
-def _tune(x: Tensor, y: np.ndarray, held_x: Tensor, held_y: np.ndarray, classes: int) -> tuple[int, float]:
+def _tune(x: Rows, y: np.ndarray, held_x: Rows, held_y: np.ndarray, classes: int) -> tuple[int, float]:
     """k and temperature with the best validation quality; one search serves the whole grid."""
-    mean, target = x.mean(0), one_hot(y, classes)
-    similarity, rows = nearest(centred_unit(held_x, mean), centred_unit(x, mean), max(K_GRID))
-    target = target.to(x.device)
+    mean, target = x.mean(), OneHot(y, classes, x.device)
+    similarity, rows = nearest(_units(held_x, mean), _units(x, mean), max(K_GRID))
     best, choice = (-np.inf, -np.inf), (1, 1.0)
     for k in sorted({min(k, rows.shape[1]) for k in K_GRID}):
         for temperature in TEMPERATURE_GRID:
-            block = max(1, 2**22 // (k * classes))
-            scores = torch.cat([votes(s, target[r], temperature) for s, r in
-                                zip(similarity[:, :k].split(block), rows[:, :k].split(block), strict=True)])
-            quality = validation_quality(scores.cpu().numpy(), held_y)
+            quality = validation_quality(_vote(similarity[:, :k], rows[:, :k], target, temperature), held_y)
             if quality > best:
                 best, choice = quality, (k, temperature)
     return choice

@@ -6,15 +6,19 @@ the closed form is Hoerl & Kennard's of 1970.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
-from osteon.evaluators._inputs import Array, labelled, one_hot, validation_quality
+from osteon.evaluators._inputs import Array, labelled_rows, one_hot, validation_quality
 from osteon.evaluators._logistic import Logistic
-from osteon.evaluators._ridge import Affine, Moments, RidgePath, solve_moments
+from osteon.evaluators._ridge import BLOCK, Affine, Moments, RidgePath, solve_moments
+from osteon.parts.rows import OneHot, Rows
 from osteon.parts.subsets import holdout
 
 CARD = Card(kind="evaluator", name="linear_probe",
@@ -41,6 +45,7 @@ class LinearProbe:
 
     ``solver="ridge"``: least squares on 0/1 labels in closed form, the whole grid of penalties from one
     eigendecomposition; with fewer samples than features the N x N matrix takes the place of the D x D one.
+    Memory-mapped features are read in blocks and only their moments are kept.
     ``solver="lbfgs"``: logistic regression, one fit a penalty. ``solver="auto"``: ridge, unless the features are so
     narrow (fewer than 4 a class, one label a sample) that least squares hides classes lying between others; the rule
     looks at width and classes only, so a label-budget curve has one solver throughout.
@@ -74,14 +79,14 @@ class LinearProbe:
         Ridge scores become probabilities by a softmax (multi-label: a sigmoid about 1/2) whose temperature is chosen
         on the validation part; it does not change which class is highest.
         """
-        x, y, test = labelled(train_x, train_y, test_x, classes)
+        x, y, test = labelled_rows(train_x, train_y, test_x, classes)
         solver = self._resolve(x.shape[1], classes, y.ndim == 2)
         parts = self._validation_parts(y, seed)
         if solver == "ridge":
             model, strength, temperature = _fit_ridge(x, y, classes, parts, self.strength)
             scores = _probabilities(model(test), temperature, y.ndim == 2)
         else:
-            model, strength = _fit_lbfgs(x, y, classes, parts, self.strength, self.iterations)
+            model, strength = _fit_lbfgs(x[:], y, classes, parts, self.strength, self.iterations)
             temperature, logits = 1.0, model(test)
             scores = torch.sigmoid(logits) if y.ndim == 2 else torch.softmax(logits, 1)
         self.chosen = {"solver": solver, "strength": strength, "temperature": temperature}
@@ -104,12 +109,29 @@ def _probabilities(scores: Tensor, temperature: float, multi: bool) -> Tensor:
     return torch.sigmoid((scores - 0.5) / temperature) if multi else torch.softmax(scores / temperature, 1)
 
 
-def _fit_ridge(x: Tensor, y: np.ndarray, classes: int, parts: list[tuple[np.ndarray, np.ndarray]],
+@dataclass(frozen=True)
+class _Held:
+    """A validation part, x (V, D) and y (V,) or (V, K), beside the classifiers fitted without it."""
+
+    path: RidgePath
+    x: Rows
+    y: np.ndarray
+    classes: int
+
+    def scores(self, strengths: Sequence[float]) -> Iterator[tuple[list[Tensor], np.ndarray]]:
+        """Scores (b, K) of every strength and the labels, a block of rows at a time."""
+        model = self.path.solve_path(strengths)
+        size = max(1, min(BLOCK, 2**24 // (len(strengths) * self.classes)))
+        for i, block in enumerate(self.x.split(size)):
+            yield list(model(block).split(self.classes, dim=1)), self.y[i * size:(i + 1) * size]
+
+
+def _fit_ridge(x: Rows, y: np.ndarray, classes: int, parts: list[tuple[np.ndarray, np.ndarray]],
                fixed: float | None) -> tuple[Affine, float, float]:
     """Classifier on all rows, penalty and temperature. Without a validation part: penalty 1 (the mean eigenvalue)."""
-    hot, shift, everything = one_hot(y, classes).to(x.device), x.mean(0), torch.arange(len(x))
+    hot, shift, everything = OneHot(y, classes, x.device), x.mean(), torch.arange(len(x))
     grid = RIDGE_GRID if fixed is None else (fixed,)
-    held_scores: list[list[Tensor]] = []
+    held_parts: list[_Held] = []
     total: Moments | None = None
     for fit, held in parts:
         fit_rows, held_rows = torch.from_numpy(fit), torch.from_numpy(held)
@@ -118,31 +140,36 @@ def _fit_ridge(x: Tensor, y: np.ndarray, classes: int, parts: list[tuple[np.ndar
             moments = Moments.of(x, hot, shift, fit_rows)
             if total is None:
                 total = moments + Moments.of(x, hot, shift, held_rows)
-        path = RidgePath(x, hot, fit_rows, shift, moments)
-        held_scores.append(path.predict_path(x[held_rows], grid))
-    best, temperature = _choose_ridge(held_scores, [y[held] for _, held in parts])
+        held_parts.append(_Held(RidgePath(x, hot, fit_rows, shift, moments), x.subset(held), y[held], classes))
+    best, temperature = _choose_ridge(held_parts, grid)
     strength = 1.0 if not parts and fixed is None else grid[best]
     if total is not None:
         return solve_moments(total, shift, strength), strength, temperature
     return RidgePath(x, hot, everything, shift).solve(strength), strength, temperature
 
 
-def _choose_ridge(scores: list[list[Tensor]], labels: list[np.ndarray]) -> tuple[int, float]:
-    """Number of the best penalty (scores are [part][penalty] (V, K)) and the likeliest temperature for it."""
-    if not scores:
+def _choose_ridge(parts: Sequence[_Held], grid: Sequence[float]) -> tuple[int, float]:
+    """Number of the best penalty and the likeliest temperature for it."""
+    if not parts:
         return 0, 0.25  # half-way between sure and unsure for outputs near 0 and 1
-    quality = np.mean([[validation_quality(s.cpu().numpy(), y) for s in part]
-                       for part, y in zip(scores, labels, strict=True)], axis=0)
+    quality = np.zeros((len(grid), 2))
+    for part in parts:
+        for scores, y in part.scores(grid):
+            share = len(y) / len(part.y) / len(parts)
+            quality += share * np.array([validation_quality(s.cpu().numpy(), y) for s in scores])
     best = max(range(len(quality)), key=lambda i: tuple(quality[i]))
-    outputs, truth = torch.cat([part[best] for part in scores]).cpu(), np.concatenate(labels)
-    hot, multi = one_hot(truth, outputs.shape[1]), truth.ndim == 2
+    surprise = np.zeros(len(TEMPERATURES))
+    for part in parts:
+        for scores, y in part.scores((grid[best],)):
+            surprise += [_surprise(scores[0].cpu(), y, t) for t in TEMPERATURES]
+    return best, TEMPERATURES[int(surprise.argmin())]
 
-    def surprise(temperature: float) -> float:
-        p = _probabilities(outputs.double(), temperature, multi).clamp(1e-12, 1 - 1e-12)
-        loss = hot * p.log() + ((1 - hot) * (1 - p).log() if multi else 0)
-        return -float(loss.sum())
 
-    return best, min(TEMPERATURES, key=surprise)
+def _surprise(scores: Tensor, y: np.ndarray, temperature: float) -> float:
+    """Minus the log likelihood of labels, summed."""
+    hot, multi = one_hot(y, scores.shape[1]), y.ndim == 2
+    p = _probabilities(scores.double(), temperature, multi).clamp(1e-12, 1 - 1e-12)
+    return -float((hot * p.log() + ((1 - hot) * (1 - p).log() if multi else 0)).sum())
 
 
 def _fit_lbfgs(x: Tensor, y: np.ndarray, classes: int, parts: list[tuple[np.ndarray, np.ndarray]],

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from osteon.core.errors import UsageError
@@ -60,6 +61,40 @@ class _ByRows(torch.autograd.Function):
         g, count = grads[0], len(normal)
         to_bias, to_weight = g.sum(0), (g * normal).sum(0)
         to_x = (g - to_bias / count).addcmul_(normal, to_weight / count, value=-1.0).mul_(weight * scale)
+        return to_x, to_weight, to_bias, None
+
+
+class _AcrossRanks(torch.autograd.Function):
+    """Training-mode batch norm by the statistics of all ranks, in float32 or wider, with two messages a pass forward
+    and one backward. Gradients of x are those of the sum of every rank's loss; of weight and bias, this rank's share.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+        axes, shape = (0, *range(2, x.dim())), (1, -1, *[1] * (x.dim() - 2))
+        sums = torch.cat([x.sum(axes), x.new_full((1,), x.numel() // x.shape[1])])
+        dist.all_reduce(sums)
+        mean, count = sums[:-1] / sums[-1], sums[-1].clone()
+        normal = x - mean.view(shape)
+        var = normal.square().sum(axes)
+        dist.all_reduce(var)
+        var = var / count
+        scale = torch.rsqrt(var + eps)
+        normal.mul_(scale.view(shape))
+        ctx.save_for_backward(normal, scale, weight, count)
+        ctx.mark_non_differentiable(mean, var, count)
+        return torch.addcmul(bias.view(shape), normal, weight.view(shape)), mean, var, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (normal, scale, weight, count), g = ctx.saved_tensors, grads[0]
+        axes, shape = (0, *range(2, g.dim())), (1, -1, *[1] * (g.dim() - 2))
+        to_bias, to_weight = g.sum(axes), (g * normal).sum(axes)
+        shared = torch.cat([to_bias, to_weight])
+        dist.all_reduce(shared)
+        of_bias, of_weight = (shared / count).view(2, *shape)
+        to_x = (g - of_bias).addcmul_(normal, of_weight, value=-1.0).mul_((weight * scale).view(shape))
         return to_x, to_weight, to_bias, None
 
 
@@ -164,26 +199,16 @@ class BatchNorm(nn.Module):
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         """Training-mode normalisation with the statistics of the global batch (two passes, in float32 or wider)."""
-        axes = (0, *range(2, x.dim()))
-        shape = (1, -1, *[1] * (x.dim() - 2))
         with torch.autocast(x.device.type, enabled=False):
             wide = x if x.dtype == torch.float64 else x.float()
-            seen = x.numel() // self.channels
-            sums = sum_over_ranks(torch.cat([wide.sum(axes), wide.new_full((1,), seen)]))
-            count = sums[-1].detach()
-            if seen <= 1 and count <= 1:  # the same on every rank, so that all of them stop here
-                self._refuse(int(count))
-            mean = sums[:-1] / count
-            centred = wide - mean.view(shape)
-            var = sum_over_ranks(centred.square().sum(axes)) / count
-            out = centred * torch.rsqrt(var + self.eps).view(shape)
-            if self.weight is not None:
-                out = out * self.weight.view(shape)
-            if self.bias is not None:
-                out = out + self.bias.view(shape)
+            weight = wide.new_ones(self.channels) if self.weight is None else self.weight.to(wide.dtype)
+            bias = wide.new_zeros(self.channels) if self.bias is None else self.bias.to(wide.dtype)
+            out, mean, var, count = _AcrossRanks.apply(wide, weight, bias, self.eps)
+        if x.numel() <= self.channels and count <= 1:  # the same on every rank, so that all of them stop here
+            self._refuse(int(count))
         with torch.no_grad():
-            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
-            unbiased = var.detach() * (count / (count - 1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            unbiased = var * (count / (count - 1))
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         return out.to(x.dtype)
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from osteon.core.errors import Interrupted, UsageError
 from osteon.core.run import RunFolder
 from osteon.data import Dataset, Loader
+from osteon.parts.checkpointing import blocks_of, checkpointed, refuse_checkpointing
+from osteon.parts.compiling import Compiled, refuse_compiling
 from osteon.parts.highway_bp import HighwayBP, on_highway, refuse_other_networks
 from osteon.parts.norm import BatchNorm
 from osteon.parts.objective import Objective
@@ -73,6 +75,11 @@ class Engine:
         self.highway = HighwayBP(settings.highway, shift=settings.highway_shift) if settings.highway else None
         if self.highway is not None:
             refuse_other_networks(objective.backbone)
+        if settings.checkpointing:
+            refuse_checkpointing(objective, highway=self.highway is not None)
+        if settings.compile:
+            refuse_compiling(objective, fabric.device, highway=self.highway is not None)
+        self.compiled = Compiled() if settings.compile else None
         self.base_lr = [g["lr"] for g in self.optimizer.param_groups]
         self.base_decay = [g["weight_decay"] for g in self.optimizer.param_groups]
 
@@ -152,12 +159,16 @@ class Engine:
 
     @contextmanager
     def options(self, draws: Draws) -> Iterator[None]:
-        """What differs about networks while they encode: gates of whole mini-batches, another backward pass."""
+        """What differs about networks while they encode: gates of mini-batches, compiled blocks, backward passes."""
         with ExitStack() as stack:
             if self.gated:
                 stack.enter_context(gates(self.objective, draws, self.objective.companions()))
             if self.highway is not None:
                 stack.enter_context(on_highway(self.objective.backbone, self.highway))
+            if self.compiled is not None:
+                stack.enter_context(self.compiled.inside(blocks_of(self.objective)))
+            if self.settings.checkpointing:
+                stack.enter_context(checkpointed(blocks_of(self.objective, self.objective.companions())))
             yield
 
     def rows_of(self, batch: dict[str, Tensor], key: str, rows: Tensor) -> Tensor:
@@ -254,12 +265,7 @@ def _train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Tra
            watch: Watcher | None, log: Watcher | None, say: Callable[[str], None], until: int | None,
            guard: Guard | None) -> TrainResult:
     objective.to(fabric.device)
-    if settings.channels_last and fabric.device.type == "cpu" and _corrupts_memory(objective):
-        say("channels_last is off: torch's CPU kernels fail on strided 1 x 1 convolutions of under 8 channels")
-    elif settings.channels_last:
-        for module in objective.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    set_layout(objective, settings, fabric.device, say)
     objective.train()
     engine = Engine(objective, settings, fabric)
     # Where collapse must not stop the run, it is still measured for the log.
@@ -328,6 +334,17 @@ def _train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Tra
             if stop and done < settings.steps:
                 raise Interrupted(stop, where=str(run.path))
     return TrainResult(end - start, time.perf_counter() - begun, last)
+
+
+def set_layout(objective: Objective, settings: TrainSettings, device: torch.device,
+               say: Callable[[str], None] = print) -> None:
+    """Lay convolutions out as the settings ask, unless torch's kernels would write out of bounds."""
+    if settings.channels_last and device.type == "cpu" and _corrupts_memory(objective):
+        say("channels_last is off: torch's CPU kernels fail on strided 1 x 1 convolutions of under 8 channels")
+    elif settings.channels_last:
+        for module in objective.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _corrupts_memory(objective: Objective) -> bool:

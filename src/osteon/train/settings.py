@@ -46,6 +46,10 @@ class TrainSettings:
         highway: iterations of Highway-BP in place of exact back-propagation through a ViT's trunk, 0 = off: slower on
             one device. The log then has the error of the gradient.
         highway_shift: share of the shortcut that counts as branch in it.
+        checkpointing: compute the inside of blocks again in the backward pass instead of keeping it: less memory, more
+            time, the same gradients.
+        compile: run blocks compiled by ``torch.compile``; compiling takes a minute or more at the start, and on a CPU
+            seldom pays.
     """
 
     steps: int
@@ -76,6 +80,8 @@ class TrainSettings:
     curriculum_magnitudes: tuple[float, ...] = MAGNITUDES
     highway: int = 0
     highway_shift: float = 0.2
+    checkpointing: bool = False
+    compile: bool = False
 
 
 #: what may be asked for beside the settings themselves: epochs in place of steps, and the batch an lr was published for

@@ -12,6 +12,7 @@ from osteon.core import registry
 from osteon.core.errors import UsageError
 from osteon.data import Dataset, train_validation_split
 from osteon.parts.metrics import score_all
+from osteon.parts.rows import Rows
 from osteon.parts.subsets import nested_subsets
 
 #: draws of labels a seed, over which scores of features are averaged
@@ -151,14 +152,26 @@ def feature_arms(name: str, kind: str, features: Sequence[tuple[np.ndarray, np.n
             scores = []
             for seed, draws in enumerate(task.subsets):
                 train_x, test_x = features[seed % len(features)]
-                asked = np.concatenate([train_x[task.held_out], test_x])
+                asked = _both(train_x, task.held_out, test_x)
                 shown = [draw[b] for draw in draws]
                 different = shown[:1] if len(shown[0]) == len(y) - len(task.held_out) else shown  # all labels: one draw
                 judge = registry.build("evaluator", evaluator)
-                scores.append([judge(train_x[rows], y[rows], asked, classes=task.classes, seed=seed)
+                scores.append([judge(_part(train_x, rows), y[rows], asked, classes=task.classes, seed=seed)
                                for rows in different])
             arms.append(make_arm(f"{name} + {evaluator}", kind, name, evaluator, budget, scores, task, begun))
     return arms
+
+
+def _part(x: np.ndarray, rows: np.ndarray) -> np.ndarray | Rows:
+    """Some rows of features; of those that are mapped from a file nothing is read yet."""
+    return Rows(x, rows) if isinstance(x, np.memmap) else x[rows]
+
+
+def _both(train: np.ndarray, held_out: np.ndarray, test: np.ndarray) -> np.ndarray | Rows:
+    """Features that are asked for: those of held-out training samples, then those of test samples."""
+    if isinstance(train, np.memmap) or isinstance(test, np.memmap):
+        return Rows(train, held_out).followed_by(Rows(test))
+    return np.concatenate([train[held_out], test])
 
 
 def labelled_arms(name: str, fit: Callable[..., np.ndarray], task: Task) -> list[Arm]:

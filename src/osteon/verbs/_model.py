@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from osteon.core.plain import plain
 from osteon.core.run import RunFolder
 from osteon.core.tensorfile import read_tensors, write_tensors
 from osteon.data import Dataset
+from osteon.data.cache import cache_folder
 from osteon.parts.adapter import Adapter
 from osteon.parts.members import spec_from
 from osteon.parts.objective import Objective
@@ -182,14 +185,36 @@ def resized(x: Tensor, spec: DataSpec) -> Tensor:
                                            align_corners=False)
 
 
+#: Features of more bytes are kept in a file that is mapped into memory.
+MAPPED = 2**28
+
+
+def room_for(rows: int, width: int) -> np.ndarray:
+    """An empty (rows, width) float32 array: in memory, or beyond ``MAPPED`` bytes in a file of the cache folder.
+
+    The file has no name and goes when the array does. Its place on the disk is taken at once, where the system can:
+    a mapped file that finds the disk full later ends the process. Without place the array is in memory after all.
+    """
+    size = rows * width * 4
+    if size <= MAPPED:
+        return np.empty((rows, width), dtype=np.float32)
+    try:
+        with tempfile.TemporaryFile(dir=cache_folder(None)) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, width))
+    except OSError:
+        return np.empty((rows, width), dtype=np.float32)
+
+
 @torch.inference_mode()
 def extract(backbone: Backbone, dataset: Dataset, spec: DataSpec, *, batch_size: int = 256,
             device: torch.device | str | None = None) -> np.ndarray:
-    """Pooled features of every sample in order, on the GPU where there is one. -> (N, D) float32."""
+    """Pooled features of every sample in order, on the GPU where there is one. -> (N, D) float32, mapped if large."""
     was_training, home = backbone.training, next(backbone.parameters()).device
     device = device or ("cuda" if torch.cuda.is_available() else home)
     backbone.eval().to(device)
-    out = np.empty((len(dataset), backbone.dim), dtype=np.float32)
+    out = room_for(len(dataset), backbone.dim)
     for start in range(0, len(dataset), batch_size):
         rows = np.arange(start, min(start + batch_size, len(dataset)))
         out[rows] = backbone(fit_samples(dataset, spec, rows).to(device)).pooled.float().cpu().numpy()
