@@ -62,10 +62,12 @@ def test_pretrain_passes_every_option(verb):
 def test_evaluate_passes_every_option_and_prints_json(verb, capsys):
     evaluate = verb("evaluate", {"arms": [{"name": "knn", "mean": 0.5}]})
     assert run("evaluate", "r", "--train", "a", "--test", "b", "--metrics", "knn, ncm", "--label-budget", "10,100,all",
-               "--seeds", "5", "--scratch-steps", "0", "--leaks", "allow", "--out", "o", "--json", "-q") == 0
+               "--seeds", "5", "--scratch-steps", "0", "--leaks", "allow", "--target", "age", "--out", "o", "--json",
+               "-q") == 0
     assert evaluate.args == ("r",)
     assert evaluate.options == {"train": "a", "test": "b", "metrics": ("knn", "ncm"), "label_budget": (10, 100, "all"),
-                                "seeds": 5, "scratch_steps": 0, "leaks": "allow", "out": "o", "progress": False}
+                                "seeds": 5, "scratch_steps": 0, "leaks": "allow", "task": "auto", "target": "age",
+                                "out": "o", "progress": False}
     assert json.loads(capsys.readouterr().out) == {"arms": [{"name": "knn", "mean": 0.5}]}
     assert run("evaluate", "r", "s", "--train", "a", "--test", "b", "--json") == 0
     assert evaluate.args == (["r", "s"],)

@@ -52,13 +52,14 @@ def test_every_option_arrives(called):
     assert shell("compare", "s", "--train", "a", "--test", "b", "--recipes", "simclr,mae", "--budget", "5e9flop",
                  "--seeds", "2", "--out", "o", "--metrics", "knn, ncm", "--label-budget", "10,all", "--public",
                  "timm:x,runs/y", "--control", "self", "--set", "flip=false", "--trials", "1", "--finalists", "2",
-                 "--engine", "ray", "--workers", "4", "--leaks", "drop", "--quiet") == 0
+                 "--engine", "ray", "--workers", "4", "--leaks", "drop", "--task", "regression", "--target", "age",
+                 "--quiet") == 0
     assert called["args"] == ("s",)
     assert called["options"] == {
         "train": "a", "test": "b", "recipes": "simclr,mae", "budget": "5e9flop", "seeds": 2, "out": "o",
         "metrics": ("knn", "ncm"), "label_budget": (10, "all"), "public": ("timm:x", "runs/y"), "control": ("self",),
         "settings": {"flip": False}, "trials": 1, "finalists": 2, "engine": "ray", "workers": 4, "leaks": "drop",
-        "progress": False}
+        "task": "regression", "target": "age", "progress": False}
     signature.bind(*called["args"], **called["options"])
 
 

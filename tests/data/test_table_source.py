@@ -183,7 +183,7 @@ def test_numbers_as_labels(read, tmp_path):
     few = read(write(tmp_path, "x,y\n" + "".join(f"{i}.5,{i % 12}.0\n" for i in range(24))))
     assert few.class_names == [str(i) for i in range(12)] and few.labels[11] == 11
     path = write(tmp_path, "x,y\n" + "".join(f"{i % 7}.5,{i}\n" for i in range(40)), "many.csv")
-    with pytest.raises(DataError, match="'y' is a number with 40 levels; regression is not supported yet.*bins=4"):
+    with pytest.raises(DataError, match="'y' is whole numbers with 40 levels: classes, or a number.*bins=4"):
         read(path)
     assert len(read(path, columns={"y": "categorical"}).class_names) == 40
     assert read(path, label="none").labels is None

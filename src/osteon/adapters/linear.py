@@ -46,7 +46,7 @@ class Linear(Adapter):
 
     def expected_trainable(self) -> int:
         """D * K + K."""
-        return self.backbone.dim * self.task.num_classes + self.task.num_classes
+        return self.backbone.dim * self.task.outputs + self.task.outputs
 
     def merge(self) -> Backbone:
         """The backbone as it was."""

@@ -107,14 +107,14 @@ class VQT(Adapter):
         bound = prompt_bound(backbone.stride, backbone.channels, width)
         self.queries = nn.Parameter(torch.empty(depth, queries, width).uniform_(-bound, bound))
         features = backbone.dim + depth * queries * width
-        self.head = new_head(features, task.num_classes)
+        self.head = new_head(features, task.outputs)
         self.register_buffer("columns", torch.ones(features))
 
     def expected_trainable(self) -> int:
         """Queries L * T * D, and the head (D + L T D) * K + K."""
         depth, count, width = self.queries.shape
         features = self.backbone.dim + depth * count * width
-        return depth * count * width + (features + 1) * self.task.num_classes
+        return depth * count * width + (features + 1) * self.task.outputs
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D + L T D): pooled features and what the queries read, each chunk of unit length."""

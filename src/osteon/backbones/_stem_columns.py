@@ -47,7 +47,7 @@ class ColumnEmbed(Stem):
         self.bias = nn.Parameter(torch.empty(len(levels), dim))
         self.weight = nn.Parameter(torch.empty(len(numbers), dim)) if numbers else None
         self.missing = nn.Parameter(torch.empty(len(numbers), dim)) if numbers else None
-        self.table = nn.Embedding(int(counts.sum()), dim) if classes else None
+        self.table = nn.Embedding(sum(levels), dim) if classes else None
         self.initialise()
 
     numbers: Tensor

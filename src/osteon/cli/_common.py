@@ -23,6 +23,11 @@ Source = Annotated[str, typer.Argument(metavar="SOURCE", show_default=False,
                                             "Hugging Face datasets id, or digits.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a checkpoint.", show_default=False)]
 
+Task = Annotated[str, typer.Option("--task", help="What labels are: classes, regression (numbers to be predicted), or "
+                                   "auto: regression where they are more than 20 distinct numbers, not all whole.")]
+Target = Annotated[str | None, typer.Option("--target", metavar="COLUMN", help="The column of numbers to be predicted, "
+                                            "in the place of labels.")]
+
 
 def call(verb: str, *args: Any, **options: Any) -> Any:
     """Import a verb and run it."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from osteon.cli._common import Run, Source, app, call, done, label_count, show, show_json, words_of
+from osteon.cli._common import Run, Source, Target, Task, app, call, done, label_count, show, show_json, words_of
 
 
 @app.command(epilog="Example: osteon embed runs/simclr photos/ --out features/")
@@ -44,6 +44,8 @@ def evaluate(
                                                       "0: none. Default: as many as pre-training took.")] = None,
     leaks: Annotated[str, typer.Option(help="When copies of test samples occur in the training or pre-training data: "
                                        "error, drop them from the test, or allow.")] = "error",
+    task: Task = "auto",
+    target: Target = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for evaluation.json and the report. "
                                             "Default: the run folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every score, its interval and the "
@@ -56,8 +58,8 @@ def evaluate(
     """
     budgets = tuple(label_count(word) for word in words_of(label_budget))
     result = call("evaluate", run if len(run) > 1 else run[0], train=train, test=test, metrics=words_of(metrics),
-                   label_budget=budgets, seeds=seeds, scratch_steps=scratch_steps, leaks=leaks, out=out,
-                   progress=not quiet)
+                   label_budget=budgets, seeds=seeds, scratch_steps=scratch_steps, leaks=leaks, task=task,
+                   target=target, out=out, progress=not quiet)
     if json:
         show_json(result)
     else:
@@ -193,6 +195,8 @@ def compare(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes, or jobs at once. Default: one a core.")] = None,
     leaks: Annotated[str, typer.Option(help="When copies of test samples occur in SOURCE or --train: error, drop them "
                                        "from the test, or allow.")] = "error",
+    task: Task = "auto",
+    target: Target = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the table and the verdict.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
 ) -> None:
@@ -206,7 +210,7 @@ def compare(
     result = call("compare", source, train=train, test=test, recipes=recipes, budget=budget, seeds=seeds, out=out,
                    metrics=words_of(metrics), label_budget=budgets, public=words_of(public), control=words_of(control),
                    settings=parse_settings(set_ or []), trials=trials, finalists=finalists, engine=engine,
-                   workers=workers, leaks=leaks, progress=not quiet)
+                   workers=workers, leaks=leaks, task=task, target=target, progress=not quiet)
     if json:
         show_json(result)
     else:

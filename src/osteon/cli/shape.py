@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from osteon.cli._common import Run, Source, app, call, done, show, show_json, words_of
+from osteon.cli._common import Run, Source, Target, Task, app, call, done, show, show_json, words_of
 
 
 @app.command(epilog="Example: osteon select photos/ --method k_centre --budget 30% --run runs/simclr --out ids.csv")
@@ -68,21 +68,23 @@ def adapt(
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random. Default: 0.")] = None,
     label_budget: Annotated[str, typer.Option(metavar="N|all", help="Labelled samples to use, drawn in proportion to "
                                               "the classes.")] = "all",
+    task: Task = "auto",
+    target: Target = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the adapter, the "
                                                    "training, the augmentation or the data; repeat it for "
                                                    "more.")] = None,
     logger: Annotated[str, typer.Option(help="Comma-separated: jsonl (always written), tensorboard, wandb.")] = "jsonl",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Turn a backbone into a classifier, cheaply.
+    """Turn a backbone into a classifier or a regression, cheaply.
 
     Leaves a small delta beside its base, scores with intervals, and what a step costs beside full fine-tuning.
     """
     from osteon.core.options import parse_settings
 
     folder = call("adapt", run, train=train, val=val, adapter=adapter, out=out, steps=steps, epochs=epochs,
-                   batch_size=batch_size, lr=lr, seed=seed, label_budget=label_budget,
-                   settings=parse_settings(set_ or []), loggers=words_of(logger), progress=not quiet)
+                   batch_size=batch_size, lr=lr, seed=seed, label_budget=label_budget, task=task,
+                   target=target, settings=parse_settings(set_ or []), loggers=words_of(logger), progress=not quiet)
     from osteon.verbs.adapt import summary
 
     show(summary(folder))

@@ -60,14 +60,30 @@ def _sklearn(name: str) -> Callable[[str | None], Listing]:
     return lister
 
 
+def list_diabetes(split: str | None) -> Listing:
+    """scikit-learn's diabetes table: 442 patients, ten measurements, and how far the disease went in a year (a number).
+
+    ``train`` (309) and ``test`` (133) are a fixed random split (seed 0).
+    """
+    from sklearn.datasets import load_diabetes
+
+    data = load_diabetes(scaled=False)
+    train, test = train_validation_split(np.zeros(len(data.target), np.int64), 0.3, seed=0)
+    parts = np.empty(len(data.target), object)
+    parts[train], parts[test] = "train", "test"
+    columns = {str(n): [repr(float(v)) for v in cells]
+               for n, cells in zip(data.feature_names, data.data.T, strict=True)}
+    return _embedded("diabetes", columns, [repr(float(v)) for v in data.target], list(parts), split, task="regression")
+
+
 def _embedded(name: str, columns: Mapping[str, Sequence[str]], labels: Sequence[str], parts: Sequence[str],
-              split: str | None) -> Listing:
+              split: str | None, *, task: str = "") -> Listing:
     named = {**columns, "label": labels, "split": parts, "id": [f"{name}-{i:04d}" for i in range(len(labels))]}
     table = Table.of(list(named), zip(*named.values(), strict=True), range(1, len(labels) + 1), name)
-    listing = listed(table, name, f"{name}-1", {}, None, cached=False)
+    listing = listed(table, name, f"{name}-1", {}, None, cached=False, task=task)
     return listing.only(split) if split else listing
 
 
 #: Name -> ``list(split)``.
 NAMED = {"mixed": list_mixed, "breast_cancer": _sklearn("breast_cancer"), "wine": _sklearn("wine"),
-         "iris": _sklearn("iris")}
+         "iris": _sklearn("iris"), "diabetes": list_diabetes}

@@ -16,8 +16,6 @@ from osteon.parts.types import DataSpec
 
 #: Columns of labels by name, where none is given, the first that is there.
 LABELS = ("label", "target", "class", "y")
-#: Levels from which numbers as labels are taken for a regression.
-MOST_LABELS = 20
 
 
 @dataclass
@@ -79,7 +77,7 @@ def roles(table: Table, options: Mapping[str, Any], like: DataSpec | None, sourc
 
 def _labels(table: Table, name: str, options: Mapping[str, Any], like: DataSpec | None,
             source: str) -> tuple[list[RawLabel], list[str] | None, list[float]]:
-    """Labels of all rows, the names of bins, and the edges between bins. Raises DataError for a regression."""
+    """Labels of all rows, the names of bins, and the edges between bins."""
     cells, more = table.column(name), further_missing(options, like)
     for i, cell in enumerate(cells):
         if is_missing(cell, more) and any(not is_missing(c, more) for c in cells):
@@ -89,7 +87,7 @@ def _labels(table: Table, name: str, options: Mapping[str, Any], like: DataSpec 
         return [None] * len(cells), None, []
     values = [number(cell) for cell in cells]
     edges = [float(e) for e in (like.traits.get("edges") or ())] if like is not None else []
-    bins, kind = int(options.get("bins") or 0), kinds_asked(options).get(name, "")
+    bins = int(options.get("bins") or 0)
     if bins or edges:
         wrong = next((i for i, value in enumerate(values) if value is None), None)
         if wrong is not None or (bins < 2 and not edges):
@@ -101,11 +99,6 @@ def _labels(table: Table, name: str, options: Mapping[str, Any], like: DataSpec 
         names = [f"up to {edges[0]:g}", *(f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:], strict=False)),
                  f"above {edges[-1]:g}"]
         return [int(b) for b in np.searchsorted(edges, numbers, side="left")], names, edges
-    distinct = {value for value in values if value is not None}
-    if len(distinct) > MOST_LABELS and None not in values and kind not in ("categorical", "binary"):
-        raise DataError(f"The label '{name}' is a number with {len(distinct):,} levels; regression is not supported "
-                        "yet.", where=source, fix="Cut it into classes of equal size with --set bins=4, read it as "
-                        f"classes with --set 'columns={{{name}: categorical}}', or leave it out with --set label=none.")
     return [level(cell) for cell in cells], None, []
 
 
@@ -127,8 +120,18 @@ def kinds_asked(options: Mapping[str, Any]) -> dict[str, str]:
     return kinds
 
 
-def listed(table: Table, source: str, stamp: str, options: Mapping[str, Any], like: DataSpec | None,
-           **more: Any) -> Listing:
+def _task(name: str, edges: Sequence[float], options: Mapping[str, Any], like: DataSpec | None) -> str:
+    """What the labels are: as the kind of their column or bins say, else as in training, else left to the rule."""
+    kind = kinds_asked(options).get(name, "")
+    if edges or kind in ("categorical", "binary"):
+        return "classes"
+    if kind == "numeric":
+        return "regression"
+    return str(like.traits.get("task") or "") if like is not None and like.traits.get("label") == name else ""
+
+
+def listed(table: Table, source: str, stamp: str, options: Mapping[str, Any], like: DataSpec | None, *,
+           task: str = "", **more: Any) -> Listing:
     """The rows of a table with labels, groups, splits and ids; ``more`` goes to the listing as it is."""
     who = roles(table, options, like, source)
     labels, names, edges = _labels(table, who.label, options, like, source) if who.label else (None, None, [])
@@ -137,9 +140,11 @@ def listed(table: Table, source: str, stamp: str, options: Mapping[str, Any], li
     notes = ["; ".join(shown) + " (rule: as asked, as in training, or by name)"] if shown else []
     if edges:
         notes.append(f"label: {len(edges) + 1} bins of about equal size, fitted on all rows of the file")
+    task = task or (_task(who.label, edges, options, like) if who.label else "")
     ids = table.column(who.ids) if who.ids else [f"row-{line}" for line in table.lines]
     ids = [name or f"row-{line}" for name, line in zip(ids, table.lines, strict=True)]
     return Listing(source, unique_ids(ids), table.row, stamp, labels=labels, class_names=names,
                    groups=table.column(who.group) if who.group else None,
                    split=table.column(who.split) if who.split else None, notes=notes, modality="table",
-                   traits={"label": who.label, "edges": edges, "group": who.group, "split": who.split}, **more)
+                   traits={"label": who.label, "edges": edges, "group": who.group, "split": who.split,
+                           **({"task": task} if task else {})}, task=task, **more)

@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from osteon.core.errors import DataError
 from osteon.data.folders import SPLIT_NAMES, list_folder, walk
 from osteon.data.listing import Listing, RawLabel, unique_ids
-from osteon.data.tables import _PATHS, _read_csv, _split_labels, _stamp, columns_of
+from osteon.data.tables import _PATHS, _read_csv, _split_labels, _stamp, columns_of, further
 from osteon.modalities import Unreadable
 from osteon.modalities.text import SAMPLES, SUFFIXES, decode_text
 from osteon.parts.types import DataSpec
@@ -100,7 +101,8 @@ def _list_csv(path: Path, source: str) -> Listing:
     key = next((name for name in _LABELS if name in columns), None)
     labels = _split_labels(column(key) or [], key == "labels") if key else None
     ids = column("id") or [f"{path.name}:{line}" for line, _ in body]
-    return _rows(source, ids, column("text") or [], labels, column("group"), column("split"), _stamp([path]))
+    found = _rows(source, ids, column("text") or [], labels, column("group"), column("split"), _stamp([path]))
+    return replace(found, extra=further(columns, column))
 
 
 def _list_rows_of(files: Sequence[Path], source: str, root: Path) -> Listing:
@@ -118,9 +120,15 @@ def _list_rows_of(files: Sequence[Path], source: str, root: Path) -> Listing:
     labels: list[RawLabel] | None = [_label(row) for row in rows]
     groups = [str(row.get("group", "")) for row in rows]
     splits = [str(row["split"]) for row in rows]
-    return _rows(source, [str(row["id"]) for row in rows], [row["text"] for row in rows],
-                 labels if any(label is not None for label in labels or ()) else None, groups if any(groups) else None,
-                 splits if any(splits) else None, _stamp(files))
+    found = _rows(source, [str(row["id"]) for row in rows], [row["text"] for row in rows],
+                  labels if any(label is not None for label in labels or ()) else None, groups if any(groups) else None,
+                  splits if any(splits) else None, _stamp(files))
+
+    def field(name: str) -> list[RawLabel]:
+        return [_label({"label": row.get(name)}) for row in rows]
+
+    usual = {"text", "label", "labels", "group", "split", "id"}
+    return replace(found, extra={name.lower(): partial(field, name) for name in rows[0] if name not in usual})
 
 
 def _object(line: str, where: str) -> dict[str, Any]:

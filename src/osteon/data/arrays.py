@@ -140,6 +140,8 @@ def _labels(labels: np.ndarray, names: list[str] | None, source: str) -> tuple[l
         return [None if value == -1 else int(value) for value in labels], names
     if labels.ndim == 1 and labels.dtype.kind == "U":
         return [str(value) or None for value in labels], names
+    if labels.ndim == 1 and labels.dtype.kind == "f":
+        return [float(value) for value in labels], None
     if labels.ndim == 2 and labels.dtype.kind in "iub" and np.isin(labels, (0, 1)).all():
         known: Sequence[str] = names or [str(i) for i in range(labels.shape[1])]
         if len(known) != labels.shape[1]:
@@ -147,4 +149,4 @@ def _labels(labels: np.ndarray, names: list[str] | None, source: str) -> tuple[l
                             where=source, fix="Save one name a column.")
         return [[int(i) for i in np.flatnonzero(row)] for row in labels], list(known)  # type: ignore[misc]
     raise DataError(f"The labels have shape {labels.shape} and type {labels.dtype}.", where=source,
-                    fix="Labels are (N,) class numbers or names, or (N, K) of 0 and 1.")
+                    fix="Labels are (N,) class numbers or names, (N, K) of 0 and 1, or (N,) numbers to be predicted.")

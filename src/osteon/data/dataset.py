@@ -33,6 +33,7 @@ class Dataset:
         spec: channels, size and statistics, for objectives and views.
         labels: (N,) int64, or (N, K) uint8 where an image may have several labels, or None.
         class_names: K names, in the order of the label numbers; empty when unlabelled.
+        targets: (N,) float64 numbers to be predicted, in their own unit, in the place of labels; or None.
         groups: images of one group belong on one side of any split; or None.
         split: part of the source each image belongs to; or None.
         skipped: what could not be used, with reasons.
@@ -52,6 +53,7 @@ class Dataset:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     mixture: Mixture | None = None
+    targets: np.ndarray | None = None
 
     @property
     def modality(self) -> str:
@@ -93,7 +95,8 @@ class Dataset:
         return len(self.images)
 
     def batch(self, index: Sequence[int] | np.ndarray | Tensor) -> dict[str, Tensor]:
-        """Samples ``index`` as tensors: the modality (B, C, *extent), ``index`` (B,) int64 and, if labelled, ``label``.
+        """Samples ``index`` as tensors: the modality (B, C, *extent), ``index`` (B,) int64 and, if there, ``label``
+        or ``target`` (B,) float32.
 
         Values are as stored; uint16 comes as float32 with the same values, because torch computes little with uint16.
         """
@@ -104,6 +107,8 @@ class Dataset:
         out = {self.modality: torch.from_numpy(pixels), "index": torch.from_numpy(rows.copy())}
         if self.labels is not None:
             out["label"] = torch.from_numpy(self.labels[rows])
+        if self.targets is not None:
+            out["target"] = torch.from_numpy(self.targets[rows].astype(np.float32))
         return out
 
     def subset(self, index: Sequence[int] | np.ndarray) -> Dataset:
@@ -126,6 +131,7 @@ class Dataset:
 
         return replace(self, images=images, ids=[self.ids[i] for i in rows], labels=labels, groups=pick(self.groups),
                        split=pick(self.split), skipped=[], notes=list(self.notes), mixture=None,
+                       targets=None if self.targets is None else self.targets[rows],
                        fingerprint=digest(self.fingerprint, rows.tobytes().hex()),
                        spec=replace(self.spec, class_weights=weights))
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 from osteon.core.errors import DataError, nearest
 from osteon.modalities import Payload
 
-#: A label as found: nothing, one class, or several.
-RawLabel = None | int | str | list[str]
+#: A label as found: nothing, one class or number, or several classes.
+RawLabel = None | int | float | str | list[str]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Listing:
         traits: what the modality knows of them (see :class:`osteon.parts.types.DataSpec`).
         measured: mean and deviation of each channel and the scale, where the source knows them better than a count of
             its samples does.
+        task: ``classes`` or ``regression`` where the source says what its labels are; empty = by rule.
+        extra: further columns by name in lower case, each read when it is asked for.
     """
 
     source: str
@@ -66,6 +68,8 @@ class Listing:
     modality: str = "image"
     traits: dict[str, Any] = field(default_factory=dict)
     measured: tuple[Sequence[float], Sequence[float], float] | None = None
+    task: str = ""
+    extra: Mapping[str, Callable[[], list[RawLabel]]] = field(default_factory=dict)
 
     def take(self, index: Sequence[int] | np.ndarray) -> Listing:
         """The images numbered ``index`` (ascending)."""
@@ -75,8 +79,12 @@ class Listing:
         def pick(values: list | None) -> list | None:
             return None if values is None else [values[i] for i in rows]
 
+        def picked(column: Callable[[], list[RawLabel]]) -> Callable[[], list[RawLabel]]:
+            return lambda: [values[i] for values in (column(),) for i in rows]
+
         return replace(self, ids=[self.ids[i] for i in rows], payload=lambda i: payload(rows[i]),
-                       labels=pick(self.labels), groups=pick(self.groups), split=pick(self.split))
+                       labels=pick(self.labels), groups=pick(self.groups), split=pick(self.split),
+                       extra={name: picked(column) for name, column in self.extra.items()})
 
     def only(self, split: str) -> Listing:
         """The images of one split. Raises DataError naming the splits there are."""
@@ -133,6 +141,16 @@ def unique_ids(ids: Iterable[str]) -> list[str]:
     return out
 
 
+def _whole(value: int | float | str, source: str) -> int | str:
+    """A label as a class: a float that is whole is its number, any other is none."""
+    if not isinstance(value, float):
+        return value
+    if value.is_integer():
+        return int(value)
+    raise DataError(f"The label {value!r} is no class.", where=source,
+                    fix="Labels are class numbers or names; to predict numbers, say --task regression.")
+
+
 def encode_labels(raw: list[RawLabel] | None, names: list[str] | None, ids: list[str],
                   source: str) -> tuple[np.ndarray | None, list[str], list[str]]:
     """Labels as numbers: ((N,) int64 or (N, K) uint8 for several labels an image, class names, notes).
@@ -149,7 +167,7 @@ def encode_labels(raw: list[RawLabel] | None, names: list[str] | None, ids: list
         raise DataError(f"{len(missing)} of {len(raw)} images have no label, the others do.",
                         where=f"{source}: {missing[0]}",
                         fix="Label every image or none, or give the labelled ones as a source of their own.")
-    values = {value for row in rows for value in row}
+    values = {_whole(value, source) for row in rows for value in row}
     if names is not None and all(isinstance(value, int) for value in values):
         for i, row in enumerate(rows):
             for value in row:

@@ -207,4 +207,5 @@ def _join(parts: Sequence[Dataset], names: Sequence[str], mixture: Mixture) -> D
     return replace(first, images=cast(np.ndarray, Stack([p.images for p in parts])),
                    ids=[f"{n}:{i}" for n, part in enumerate(parts) for i in part.ids], labels=labels,
                    class_names=first.class_names if known else [], groups=None, split=None, skipped=skipped,
-                   notes=notes, fingerprint=digest(*(p.fingerprint for p in parts)), spec=spec, mixture=mixture)
+                   notes=notes, fingerprint=digest(*(p.fingerprint for p in parts)), spec=spec, mixture=mixture,
+                   targets=None)

@@ -15,7 +15,7 @@ from osteon.core.errors import DataError
 from osteon.data._numbers import list_numbers
 from osteon.data.codec import Codec, PlanLike, check_options, codec
 from osteon.data.listing import Listing, RawLabel, Skipped, digest, unique_ids
-from osteon.data.tables import _read_csv, _split_labels, _stamp, columns_of
+from osteon.data.tables import _read_csv, _split_labels, _stamp, columns_of, further
 from osteon.modalities import NAMES, Payload, Unreadable
 from osteon.modalities.several import RULES
 from osteon.parts.members import Members, plain_spec
@@ -94,6 +94,7 @@ def _manifest(path: Path, source: str) -> Listing | None:
     return Listing(source, unique_ids(name.replace(os.sep, "/") for name in ids), lambda i: cast(Payload, bundles[i]),
                    _stamp([path, *files]), labels=labels,
                    groups=column("group") or column("speaker"), split=column("split"), modality="several",
+                   extra=further(columns.keys() - set(names), column),
                    traits={"names": list(names)})
 
 

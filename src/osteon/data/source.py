@@ -27,6 +27,7 @@ from osteon.data.folders import list_folder, walk
 from osteon.data.ids import restrict, split_ids
 from osteon.data.listing import Listing, Skipped, digest, encode_labels, raw_bytes, shown, there
 from osteon.data.tables import list_csv, list_parquet, parquet_files
+from osteon.data.targets import check_task, read_targets, with_column
 from osteon.modalities import NAMES, find, one_of
 from osteon.modalities.image import MAX_PIXELS
 from osteon.parts.types import DataSpec
@@ -40,7 +41,8 @@ KINDS = ("a folder of images, recordings, texts or clouds of points, with or wit
 
 def open_source(source: str | Path | Dataset, *, size: int | None = None, limit: int | None = None,
                 max_skipped: float = 0.01, cache: str | Path | bool | None = None, progress: Progress | None = None,
-                like: DataSpec | None = None, modality: str | None = None, **options: Any) -> Dataset:
+                like: DataSpec | None = None, modality: str | None = None, task: str = "auto",
+                target: str | None = None, **options: Any) -> Dataset:
     """Read a source into a Dataset: everything is decoded once by stated rules and then memory-mapped from a cache.
 
     Args:
@@ -53,6 +55,8 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
         progress: called as ``(done, total, text)``.
         like: deliver the size, channels and depth of this spec, e.g. those a model was trained on.
         modality: what the samples are; by rule and noted when None.
+        task: what labels are: ``classes``, numbers to be predicted (``regression``), or ``auto``, by a noted rule.
+        target: column of the numbers to be predicted, in the place of labels.
         options: of reading that modality, see :func:`osteon.data.codec.modality_options`.
 
     Raises:
@@ -71,7 +75,12 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
                          fix="Choose 0 to 1, e.g. 0.01.")
     if modality is not None:
         find(modality)
-    listing = list_source(str(source), modality=modality if like is None else like.modality, options=options, like=like)
+    task = check_task(task, target)
+    listing = list_source(str(source), modality=modality if like is None else like.modality, options=options, like=like,
+                          target=target)
+    if target is not None and listing.modality == "table":
+        options = {**options, "label": target}
+    listing = with_column(listing, target)
     chosen, reader = check_options(listing.modality, options), codec(listing.modality)
     samples = find(listing.modality).SAMPLES
     notes = list(listing.notes)
@@ -112,7 +121,7 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
                      listing.modality, sorted(chosen.items()))
         images, meta = disk.load_or_build(folder, key, lambda path: build(_File(path)), _teller(progress, folder))
         notes.append(f"cache: {images.nbytes / 1e6:,.0f} MB in {folder}")
-    return _assemble(listing, images, meta, notes, max_skipped)
+    return _assemble(listing, images, meta, notes, max_skipped, task)
 
 
 def _teller(progress: Progress | None, folder: Path) -> Callable[[str], None]:
@@ -133,7 +142,7 @@ def _teller(progress: Progress | None, folder: Path) -> Callable[[str], None]:
 
 
 def list_source(source: str, *, modality: str | None = None, options: Mapping[str, Any] | None = None,
-                like: DataSpec | None = None) -> Listing:
+                like: DataSpec | None = None, target: str | None = None) -> Listing:
     """What a source holds, without decoding anything. Raises DataError when it is not recognised.
 
     Args:
@@ -141,11 +150,13 @@ def list_source(source: str, *, modality: str | None = None, options: Mapping[st
         modality: what its samples are; by rule when None.
         options: of reading that modality.
         like: read as the data of this spec.
+        target: column of a table that is to be predicted.
     """
     whole, ids = split_ids(source)
     if ids is not None:
-        return restrict(list_source(whole, modality=modality, options=options, like=like), ids, source)
-    listing = list_raw(whole, modality, options, like)
+        return restrict(list_source(whole, modality=modality, options=options, like=like, target=target), ids,
+                        source)
+    listing = list_raw(whole, modality, options, like, target)
     if modality == "several" and listing.modality != "several" and like is not None:
         listing = importlib.import_module("osteon.data.several").alone(listing, like)
     cut = getattr(importlib.import_module(f"osteon.data.{listing.modality}"), "cut", None)
@@ -155,7 +166,7 @@ def list_source(source: str, *, modality: str | None = None, options: Mapping[st
 
 
 def list_raw(source: str, modality: str | None = None, options: Mapping[str, Any] | None = None,
-             like: DataSpec | None = None) -> Listing:
+             like: DataSpec | None = None, target: str | None = None) -> Listing:
     """The contents of a source as it lies there, before texts are cut; arguments as of :func:`list_source`."""
     name, split = _parse(source)
     named = {} if there(name) else _named()
@@ -179,7 +190,8 @@ def list_raw(source: str, modality: str | None = None, options: Mapping[str, Any
     others = sorted(NAMES[1:], key=lambda name: name != "several")  # a manifest of several is none of one
     for name in others if modality is None else (modality,):
         reader = importlib.import_module(f"osteon.data.{name}")
-        found = reader.list_path(path, source, asked=modality is not None, options=options, like=like)
+        given = {**(options or {}), "label": target} if name == "table" and target is not None else options
+        found = reader.list_path(path, source, asked=modality is not None, options=given, like=like)
         if found is not None:
             return found.only(split) if split else found
     listing = _list_folder(path, source) if path.is_dir() else _list_file(path, source)
@@ -223,13 +235,16 @@ def _list_file(path: Path, source: str) -> Listing:
 
 
 def _assemble(listing: Listing, images: np.ndarray, meta: dict[str, Any], notes: list[str],
-              max_skipped: float) -> Dataset:
+              max_skipped: float, task: str) -> Dataset:
     failed = {int(i): str(reason) for i, reason in meta["failed"]}
     skipped = [*listing.skipped, *(Skipped(listing.ids[i], reason) for i, reason in failed.items())]
     samples, rules = find(listing.modality).SAMPLES, codec(listing.modality).rules
     check_skipped(skipped, len(images), max_skipped, listing.source, samples)
     kept = listing.take([i for i in range(len(listing.ids)) if i not in failed]) if failed else listing
-    labels, names, label_notes = encode_labels(kept.labels, kept.class_names, kept.ids, kept.source)
+    targets, label_notes = read_targets(kept, task)
+    labels, names = None, list[str]()
+    if targets is None:
+        labels, names, label_notes = encode_labels(kept.labels, kept.class_names, kept.ids, kept.source)
     notes = [*notes, *meta["notes"], *label_notes]
     if listing.encoded:
         notes.append(f"decoding: {rules}")
@@ -241,10 +256,10 @@ def _assemble(listing: Listing, images: np.ndarray, meta: dict[str, Any], notes:
     measured = listing.measured or tuple(meta["measured"])
     spec = make_spec(images, labels, names, measured, notes, modality=listing.modality,
                      traits={**listing.traits, **meta["traits"]})
-    label_mark = "" if labels is None else labels.tobytes().hex()
+    label_mark = next((part.tobytes().hex() for part in (labels, targets) if part is not None), "")
     fingerprint = digest(meta["content"], images.shape, images.dtype, *kept.ids, label_mark, *names)
     return Dataset(images, kept.ids, listing.source, fingerprint, spec, labels, names, kept.groups, kept.split, skipped,
-                   notes)
+                   notes, targets=targets)
 
 
 class _File:

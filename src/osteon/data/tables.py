@@ -7,7 +7,8 @@ import csv
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,17 @@ def list_csv(path: Path, source: str) -> Listing:
     where = [path.parent / name for name in names]
     groups = column("group") or column("speaker")
     return Listing(source, unique_ids(name.replace(os.sep, "/") for name in names), lambda i: where[i],
-                   _stamp([path, *where]), labels=labels, groups=groups, split=column("split"))
+                   _stamp([path, *where]), labels=labels, groups=groups, split=column("split"),
+                   extra=further(columns, column))
+
+
+def further(columns: Iterable[str],
+            column: Callable[[str], list[str] | None]) -> dict[str, Callable[[], list[RawLabel]]]:
+    """The columns of a manifest that have no role of their own, each read when it is asked for."""
+    def read(name: str) -> list[RawLabel]:
+        return [cell or None for cell in column(name) or ()]
+
+    return {name: partial(read, name) for name in columns if name and name not in _READ}
 
 
 def columns_of(header: Sequence[str], source: str) -> dict[str, int]:
@@ -104,7 +115,13 @@ def list_parquet(files: Sequence[Path], source: str, root: Path) -> Listing:
     if any(part.class_names not in (None, names) for part in parts):
         raise DataError("The parquet files name their classes differently.", where=source, fix="Name one file.")
     return Listing(source, unique_ids(ids), _Rows(parts), _stamp(files), labels=labels, class_names=names,
-                   groups=groups if groups and len(groups) == len(ids) else None, split=split if any(split) else None)
+                   groups=groups if groups and len(groups) == len(ids) else None, split=split if any(split) else None,
+                   extra={name: partial(_numbers_of, parts, name) for name in parts[0].single()
+                          if all(name in part.known for part in parts)})
+
+
+def _numbers_of(parts: Sequence[_ParquetPart], name: str) -> list[RawLabel]:
+    return [value for part in parts for value in part.values(name)]
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -159,6 +176,16 @@ class _ParquetPart:
     def text(self, name: str) -> list[str] | None:
         return ["" if v is None else str(v) for v in self._read(self.known[name])] if name in self.known else None
 
+    def single(self) -> list[str]:
+        """Columns of single numbers or texts that have no role, by name in lower case."""
+        kinds = {name: self.schema.field(given).type for name, given in self.known.items()}
+        return [name for name, kind in kinds.items() if name not in _READ and self.known[name] != self.column
+                and (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))]
+
+    def values(self, name: str) -> list[RawLabel]:
+        """What a column of :meth:`single` holds."""
+        return self._read(self.known[name])
+
     def labels(self) -> list[RawLabel]:
         name = next((name for name in _LABELS if name in self.known), None)
         if name is None:
@@ -175,6 +202,8 @@ class _ParquetPart:
             return None
         if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
             return int(value)
+        if isinstance(value, float):
+            return value
         raise DataError(f"Row {row + 1} has the label {value!r}, which is no class.", where=str(self.file),
                         fix="Labels are class numbers or names.")
 

@@ -70,6 +70,28 @@ def labelled(train_x: Array, train_y: Array, test_x: Array, classes: int) -> tup
     return x, labels(train_y, len(x), classes), test.to(x.device)
 
 
+def numbered(train_x: Array, train_y: Array, test_x: Array) -> tuple[Tensor, np.ndarray, Tensor]:
+    """Check a task of numbers: train features (N, D), targets (N,) float64, test features (M, D)."""
+    x, test = features(train_x, "train_x"), features(test_x, "test_x")
+    _same_width(x.shape[1], test.shape[1])
+    return x, _targets(train_y, len(x)), test.to(x.device)
+
+
+def numbered_rows(train_x: Array, train_y: Array, test_x: Array) -> tuple[Rows, np.ndarray, Rows]:
+    """What :func:`numbered` checks, without reading all features at once."""
+    x, test = feature_rows(train_x, "train_x"), feature_rows(test_x, "test_x")
+    _same_width(x.shape[1], test.shape[1])
+    return x, _targets(train_y, len(x)), test
+
+
+def _targets(y: Array, rows: int) -> np.ndarray:
+    out = np.asarray(y.detach().cpu().numpy() if isinstance(y, Tensor) else y, np.float64)
+    if out.shape != (rows,) or not np.isfinite(out).all():
+        raise DataError(f"Targets must be one finite number for each of the {rows} samples, not of shape {out.shape}.",
+                        where="train_y")
+    return out
+
+
 def labels(y: Array, rows: int, classes: int) -> np.ndarray:
     """Labels as (N,) int64 in [0, classes) or (N, classes) uint8 of 0 and 1; raises DataError otherwise."""
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)

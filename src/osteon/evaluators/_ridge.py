@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,6 +128,29 @@ class RidgePath:
     def predict_path(self, x: Tensor | Rows, strengths: Sequence[float]) -> list[Tensor]:
         """Scores (V, K) of features (V, D) for every strength, with one large product for all of them."""
         return list(self.solve_path(strengths)(x).split(self.projected.shape[1], dim=1))
+
+
+def fit_numbers(x: Rows, y: Tensor, strengths: Sequence[float], *, folds: int, seed: int) -> tuple[Affine, float]:
+    """Ridge regression on targets, and its penalty: the one of least squared error on rows that did not fit it.
+
+    Args:
+        x: (N, D) features, N of at least 2.
+        y: (N, 1) targets, standardised.
+        strengths: penalties tried, as of :meth:`RidgePath.solve`; a single one is taken as it is.
+        folds: parts of the training rows, each predicted from the others; 1 = a tenth of the rows from the rest.
+        seed: which rows.
+    """
+    n, shift = len(x), x.mean()
+    everything = torch.arange(n)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
+    parts = [order[k::folds] for k in range(folds)] if folds > 1 else [order[:max(1, n // 10)]]
+    errors = torch.zeros(len(strengths), dtype=torch.float64)
+    for held in parts if len(strengths) > 1 else ():
+        fit = everything[~torch.isin(everything, held)]
+        told = RidgePath(x, y, fit, shift).predict_path(x[held], strengths)
+        errors += torch.stack([(t - y[held]).double().square().sum().cpu() for t in told])
+    best = strengths[int(errors.argmin())]
+    return RidgePath(x, y, everything, shift).solve(best), best
 
 
 def solve_moments(moments: Moments, shift: Tensor, strength: float) -> Affine:

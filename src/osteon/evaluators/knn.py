@@ -5,7 +5,8 @@ Jia et al. 2021, "Rethinking Nearest Neighbors for Visual Classification", arXiv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,17 @@ from torch import Tensor
 
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
-from osteon.evaluators._inputs import Array, feature_rows, labelled_rows, labels, validation_quality
+from osteon.evaluators._inputs import Array, feature_rows, labelled_rows, labels, numbered_rows, validation_quality
 from osteon.parts.neighbours import centred_unit, nearest
+from osteon.parts.regression import scale_of
 from osteon.parts.rows import OneHot, Rows
 from osteon.parts.subsets import holdout
 
 CARD = Card(kind="evaluator", name="knn",
             papers=("Rethinking Nearest Neighbors for Visual Classification",), modalities=("any",),
             differs="votes are divided by their sum (the authors' code leaves that to the caller) and computed "
-                    "relative to the nearest neighbour, which changes nothing but underflow at small temperatures; the "
+                    "relative to the nearest neighbour, which changes nothing but underflow at small temperatures; "
+                    "numbers are predicted by the weighted mean of the neighbours' (the paper has classes only); the "
                     "authors' re-weighted training loss is not part of this evaluation; equal distances are ordered "
                     "by row number; with several labels a sample, each label is voted on by itself",
             rows=(203,), labels=True, cost="one matrix product of test and training features")
@@ -43,8 +46,13 @@ def votes(similarity: Tensor, target: Tensor, temperature: float) -> Tensor:
     Returns:
         (M, K) in [0, 1].
     """
+    return weighted_mean(similarity, target, temperature).clamp(max=1.0)  # weights sum to 1 but for rounding
+
+
+def weighted_mean(similarity: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Mean of what neighbours have, (M, k, K) -> (M, K), with the weights of :func:`votes`."""
     weight = torch.softmax(2 * similarity / temperature, dim=1)
-    return (weight[:, None, :] @ target)[:, 0].clamp(max=1.0)  # weights sum to 1 but for rounding
+    return (weight[:, None, :] @ target)[:, 0]
 
 
 def knn_interpolate(knn: np.ndarray, classifier: np.ndarray, weight: float) -> np.ndarray:
@@ -105,6 +113,22 @@ class KNN:
         mean = x.mean()
         return _score(_units(test, mean), _units(x, mean), OneHot(y, classes, x.device), k, temperature)
 
+    def regress(self, train_x: Array, train_y: Array, test_x: Array, *, seed: int = 0) -> np.ndarray:
+        """Numbers (M,) for test features (M, D): the weighted mean of the neighbours' of train targets (N,)."""
+        x, y, test = numbered_rows(train_x, train_y, test_x)
+        mean, scale = scale_of(y)
+        target = torch.from_numpy((y - mean) / scale).float().to(x.device)[:, None]
+        best = (min(self.k, len(x)), self.temperature)
+        if self.tune and len(x) > 1:
+            fit, held = holdout(np.zeros(len(x), np.int64), self.fraction, seed)
+            truth = target[held].cpu().numpy()
+            best = _tune(x.subset(fit), target[fit], x.subset(held),
+                         lambda told: -float(np.square(told - truth).mean()), -np.inf)
+        self.chosen = {"k": best[0], "temperature": best[1]}
+        centre = x.mean()
+        told = _score(_units(test, centre), _units(x, centre), target, *best, read=weighted_mean)
+        return np.asarray(mean + scale * told[:, 0].astype(np.float64))
+
     def leave_one_out(self, x: Array, y: Array, *, classes: int, seed: int = 0) -> np.ndarray:
         """Probabilities (N, K) for the training samples themselves, each from all the others."""
         rows = feature_rows(x, "x")
@@ -120,7 +144,9 @@ class KNN:
         if self.tune:
             fit, held = holdout(y, self.fraction, seed)
             if len(held):
-                best = _tune(x.subset(fit), y[fit], x.subset(held), y[held], classes)
+                target = OneHot(y[fit], classes, x.device)
+                best = _tune(x.subset(fit), target, x.subset(held), lambda s: validation_quality(s, y[held]),
+                             (-np.inf, -np.inf))
         self.chosen = {"k": best[0], "temperature": best[1]}
         return best
 
@@ -129,27 +155,29 @@ def _units(x: Rows, mean: Tensor) -> Rows:
     return x.mapped(lambda block: centred_unit(block, mean.to(block.device)))
 
 
-def _score(query: Rows, store: Rows, target: OneHot, k: int, temperature: float, *,
-           exclude_self: bool = False) -> np.ndarray:
+def _score(query: Rows, store: Rows, target: OneHot | Tensor, k: int, temperature: float, *,
+           exclude_self: bool = False, read: Callable[[Tensor, Tensor, float], Tensor] = votes) -> np.ndarray:
     similarity, rows = nearest(query, store, k, exclude_self=exclude_self)
-    return _vote(similarity, rows, target, temperature)
+    return _read(similarity, rows, target, temperature, read)
 
 
-def _vote(similarity: Tensor, rows: Tensor, target: OneHot, temperature: float) -> np.ndarray:
-    """Probabilities (M, K) from neighbours (M, k): (block, k, K) labels at once, bounded like the search itself."""
+def _read(similarity: Tensor, rows: Tensor, target: OneHot | Tensor, temperature: float,
+          read: Callable[[Tensor, Tensor, float], Tensor]) -> np.ndarray:
+    """(M, K) from neighbours (M, k): (block, k, K) of what they have at once, bounded like the search itself."""
     block = max(1, 2**22 // max(1, rows.shape[1] * target.shape[1]))
-    parts = [votes(s, target[r], temperature) for s, r in zip(similarity.split(block), rows.split(block), strict=True)]
+    parts = [read(s, target[r], temperature) for s, r in zip(similarity.split(block), rows.split(block), strict=True)]
     return torch.cat(parts).cpu().numpy()
 
 
-def _tune(x: Rows, y: np.ndarray, held_x: Rows, held_y: np.ndarray, classes: int) -> tuple[int, float]:
-    """k and temperature with the best validation quality; one search serves the whole grid."""
-    mean, target = x.mean(), OneHot(y, classes, x.device)
+def _tune(x: Rows, target: OneHot | Tensor, held_x: Rows, judge: Callable[[np.ndarray], Any],
+          worst: Any) -> tuple[int, float]:
+    """k and temperature that ``judge`` thinks most of; one search serves the whole grid."""
+    mean = x.mean()
     similarity, rows = nearest(_units(held_x, mean), _units(x, mean), max(K_GRID))
-    best, choice = (-np.inf, -np.inf), (1, 1.0)
+    best, choice = worst, (1, 1.0)
     for k in sorted({min(k, rows.shape[1]) for k in K_GRID}):
         for temperature in TEMPERATURE_GRID:
-            quality = validation_quality(_vote(similarity[:, :k], rows[:, :k], target, temperature), held_y)
+            quality = judge(_read(similarity[:, :k], rows[:, :k], target, temperature, weighted_mean))
             if quality > best:
                 best, choice = quality, (k, temperature)
     return choice

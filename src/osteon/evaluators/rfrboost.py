@@ -11,8 +11,9 @@ import numpy as np
 
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
-from osteon.evaluators._inputs import Array, labelled
+from osteon.evaluators._inputs import Array, labelled, numbered
 from osteon.parts.random_feature_boosting import RIDGES, RandomFeatureBooster, fit_chosen
+from osteon.parts.regression import scale_of
 
 CARD = Card(kind="evaluator", name="rfrboost", papers=("Random Feature Representation Boosting",), modalities=("any",),
             differs="no batch normalisation between layers (the authors' keeps no running statistics, so that a "
@@ -83,3 +84,14 @@ class RFRBoost:
                 scores = (scores + 1e-12) / (scores + 1e-12).sum(1, keepdims=True)
         out[:, known] = scores
         return out
+
+    def regress(self, train_x: Array, train_y: Array, test_x: Array, *, seed: int = 0) -> np.ndarray:
+        """Numbers (M,) for test features (M, D) from train features (N, D) and targets (N,), by squared errors."""
+        x, y, test = (v if isinstance(v, np.ndarray) else v.cpu().numpy() for v in numbered(train_x, train_y, test_x))
+        mean, scale = scale_of(y)
+        if not np.ptp(y) > 0:
+            return np.full(len(test), mean)
+        model = fit_chosen(lambda ridge: self._make(ridge, multi=True, seed=seed), x, (y - mean)[:, None] / scale,
+                           ridges=RIDGES if self.ridge is None else [self.ridge], fraction=self.fraction, seed=seed)
+        self.chosen = {"ridge": model.ridge}
+        return np.asarray(mean + scale * model.predict(test)[:, 0])

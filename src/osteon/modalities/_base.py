@@ -30,7 +30,8 @@ class Modality(Protocol):
         SAMPLES: what several samples are called in a message, e.g. ``"images"``.
 
     A modality may also have ``LABELLED_CONTROLS``: name -> ``fit(samples, labels, asked, spec, *, classes, seed)``,
-    which gives the scores (M, K) of a classifier that reads samples and labels itself.
+    which gives the scores (M, K) of a classifier that reads samples and labels itself; and ``NUMBER_CONTROLS``: name ->
+    ``fit(samples, targets, asked, spec, *, seed)``, which gives the numbers (M,) of a regression that does.
     """
 
     CONTROLS: Mapping[str, Control]

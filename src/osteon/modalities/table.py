@@ -254,17 +254,45 @@ def boosted_trees(train: np.ndarray, labels: np.ndarray, test: np.ndarray, spec:
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
+    options = _tree_options(len(train), spec, seed)
+    return _probabilities(lambda: HistGradientBoostingClassifier(**options), _for_trees(train, spec), labels,
+                          _for_trees(test, spec), classes)
+
+
+def _tree_options(rows: int, spec: DataSpec, seed: int) -> dict[str, Any]:
+    return {"categorical_features": [not column.continuous for column in columns_of(spec.traits)],
+            "min_samples_leaf": max(1, min(20, rows // 20)), "random_state": seed}
+
+
+def _for_trees(samples: np.ndarray, spec: DataSpec) -> np.ndarray:
+    """Rows as these trees take them: (N, 2, K) -> (N, K) float64, missing cells NaN."""
     known = [not column.continuous for column in columns_of(spec.traits)]
+    values = samples[:, 0].astype(np.float64)
+    values[:, known] = np.minimum(values[:, known], 254)  # the most categories these trees take
+    return np.where(samples[:, 1] > 0.5, np.nan, values)
 
-    def table(samples: np.ndarray) -> np.ndarray:
-        values = samples[:, 0].astype(np.float64)
-        values[:, known] = np.minimum(values[:, known], 254)  # the most categories these trees take
-        return np.where(samples[:, 1] > 0.5, np.nan, values)
 
-    least = max(1, min(20, len(train) // 20))
-    return _probabilities(lambda: HistGradientBoostingClassifier(categorical_features=known, min_samples_leaf=least,
-                                                                 random_state=seed),
-                          table(train), labels, table(test), classes)
+def boosted_trees_of_numbers(train: np.ndarray, targets: np.ndarray, test: np.ndarray, spec: DataSpec, *,
+                             seed: int = 0) -> np.ndarray:
+    """Numbers by gradient-boosted trees with the options of `boosted_trees`: (N, 2, K), (N,), (M, 2, K) -> (M,)."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    model = HistGradientBoostingRegressor(**_tree_options(len(train), spec, seed))
+    return np.asarray(model.fit(_for_trees(train, spec), targets).predict(_for_trees(test, spec)))
+
+
+def ridge_regression(train: np.ndarray, targets: np.ndarray, test: np.ndarray, spec: DataSpec, *,
+                     seed: int = 0) -> np.ndarray:
+    """Numbers by scikit-learn's ridge regression on :func:`raw_columns`; shapes as in `boosted_trees_of_numbers`.
+
+    The penalty is the one of least leave-one-out error on the training rows.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    if len(train) < 2:
+        return np.full(len(test), float(targets.mean()))
+    model = RidgeCV(np.logspace(-3, 5, 33))
+    return np.asarray(model.fit(raw_columns(train, spec), targets).predict(raw_columns(test, spec)))
 
 
 def logistic_regression(train: np.ndarray, labels: np.ndarray, test: np.ndarray, spec: DataSpec, *, classes: int,
@@ -304,6 +332,9 @@ def _probabilities(make: Callable[[], Any], x: np.ndarray, y: np.ndarray, test: 
     return out
 
 
+#: The same for numbers: ``(train, targets, test, spec, *, seed) -> (M,)``.
+NUMBER_CONTROLS: dict[str, Callable[..., np.ndarray]] = {"gradient-boosted trees": boosted_trees_of_numbers,
+                                                         "ridge regression": ridge_regression}
 #: Classifiers that read labels and train quickly: ``(train, labels, test, spec, *, classes, seed) -> (M, classes)``.
 LABELLED_CONTROLS: dict[str, Callable[..., np.ndarray]] = {"gradient-boosted trees": boosted_trees,
                                                            "logistic regression": logistic_regression,

@@ -60,12 +60,20 @@ def classification_loss(logits: Tensor, targets: Tensor, kind: str, weights: Ten
     return -(weighted * log_prob).sum(-1).sum() / weighted.sum()
 
 
+def regression_loss(told: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of (B, 1) outputs and (B, 1) targets, both in deviations of the training targets. -> ()."""
+    return F.mse_loss(told.float(), targets.float())
+
+
 class Supervised(Objective):
-    """Train backbone and classifier on labels.
+    """Train backbone and classifier on labels, or on numbers that are to be predicted.
+
+    Numbers are learned by their squared error, in deviations from their mean over the training samples
+    (``data.target``); the batch holds them so under ``"target"``.
 
     Args:
         backbone: network to train.
-        data: what the data look like; must have classes.
+        data: what the data look like; must have classes or a target.
         loss: cross-entropy, or binary cross-entropy per class (the default for multi-label data).
         augment: ``crop_flip``, ``randaugment``, ``simclr`` or ``none``.
         magnitude: mean strength of RandAugment, 0 to 10.
@@ -90,11 +98,16 @@ class Supervised(Objective):
                  smoothing: float = 0.0, weighting: Literal["auto", "none"] = "none",
                  head_only: bool = False) -> None:
         super().__init__(backbone, data)
-        if data.num_classes < 1:
+        if data.outputs < 1:
             raise UsageError("Supervised training needs labelled data.")
-        self.loss = ("bce" if data.multi_label else "ce") if loss == "auto" else loss
+        self.loss: Literal["ce", "bce", "mse"] = ("bce" if data.multi_label else "ce") if loss == "auto" else loss
         if data.multi_label and self.loss == "ce":
             raise UsageError("Cross-entropy over classes needs one label a sample.", fix="Use loss=bce.")
+        if data.target is not None:
+            self.loss = "mse"
+            if loss != "auto" or smoothing or threshold >= 0 or mixup or cutmix or weighting != "none":
+                raise UsageError("Numbers are learned by their squared error: shares of classes have no meaning.",
+                                 where="loss, smoothing, threshold, mixup, cutmix, weighting", fix="Leave them out.")
         self.views = _views(augment, data, crop_min, flip, magnitude)
         self.notes = list(self.views.notes)
         if (mixup or cutmix) and (backbone.discrete or backbone.own_error or len(data.extent) != 2):
@@ -102,7 +115,7 @@ class Supervised(Objective):
                              where="mixup, cutmix", fix="Leave mixup and cutmix at 0.")
         self.mix = Mix(mixup_alpha=mixup, cutmix_alpha=cutmix) if mixup or cutmix else None
         self.threshold, self.smoothing, self.head_only = threshold, smoothing, head_only
-        self.head = nn.Linear(backbone.dim, data.num_classes)
+        self.head = nn.Linear(backbone.dim, data.outputs)
         nn.init.zeros_(self.head.bias)
         nn.init.normal_(self.head.weight, std=0.01)
         weights = torch.tensor(data.class_weights) if weighting == "auto" and data.class_weights else None
@@ -115,7 +128,7 @@ class Supervised(Objective):
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Logits and (mixed) targets of one view."""
         x = self.views(batch[self.data.modality], draws)[0].x
-        targets = self.targets(batch["label"])
+        targets = self.targets(batch["label"]) if self.data.target is None else batch["target"].float()[:, None]
         if self.mix is not None:
             x, targets = self.mix(x, targets, draws, self._partners)
         if self.head_only:
@@ -135,6 +148,9 @@ class Supervised(Objective):
 
     def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
         """Loss and training accuracy: of the mixed batch's main label or, with several labels, of every yes and no."""
+        if self.data.target is not None:
+            total = regression_loss(encoded["logits"], encoded["targets"])
+            return Loss(total, {self.loss: total.detach()})
         total = classification_loss(encoded["logits"], encoded["targets"], self.loss, self.class_weights,
                                     self.threshold)
         logits, targets = encoded["logits"].detach(), encoded["targets"]
@@ -143,8 +159,10 @@ class Supervised(Objective):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Class scores (B, K) of normalised images."""
+        """Class scores (B, K) of normalised images, or predicted numbers (B,) float64 in the unit of the targets."""
         logits = self.head(self.backbone(x).pooled).float()
+        if self.data.target is not None:
+            return logits[:, 0].cpu().double() * self.data.target[1] + self.data.target[0]
         return logits.sigmoid() if self.data.multi_label else logits.softmax(-1)
 
 

@@ -31,13 +31,13 @@ def fingerprint(network: nn.Module) -> str:
 
 
 class Adapter(nn.Module, ABC):
-    """A classifier made of a pre-trained backbone and little that is new.
+    """A classifier, or a regression, made of a pre-trained backbone and little that is new.
 
     Frozen parts run in evaluation mode, also in training: dropout is off and BatchNorm keeps its statistics.
 
     Args:
         backbone: pre-trained network; copied, so the given one is left alone.
-        task: what is to be told apart (``num_classes``, ``multi_label``).
+        task: what is to be told apart (``num_classes``, ``multi_label``) or predicted (``target``).
 
     Attributes:
         recipe: defaults of optimiser and schedule (keys of :class:`osteon.train.settings.TrainSettings`).
@@ -50,7 +50,7 @@ class Adapter(nn.Module, ABC):
 
     def __init__(self, backbone: Backbone, task: DataSpec) -> None:
         super().__init__()
-        if task.num_classes < 2:
+        if task.target is None and task.num_classes < 2:
             raise UsageError(f"Adapting needs at least two classes; the task has {task.num_classes}.", where="adapt",
                              fix="Give labelled data.")
         self.task = task
@@ -58,7 +58,7 @@ class Adapter(nn.Module, ABC):
         self.backbone = copy.deepcopy(backbone).requires_grad_(False)
         self.notes: list[str] = []
         self._kept: dict[str, dict[str, Tensor]] = {}
-        self.head = new_head(backbone.dim, task.num_classes)
+        self.head = new_head(backbone.dim, task.outputs)
 
     # -- what runs -----------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Adapter(nn.Module, ABC):
                                  where="head.weight")
             like = self.head.weight
             self.head = new_head(int(shape[1]), int(shape[0])).to(like.device, like.dtype)
-            self.task = replace(self.task, num_classes=int(shape[0]), class_weights=())
+            self.task = replace(self.task, num_classes=int(shape[0]), class_weights=(), target=None)
 
     # -- several deltas on one base ------------------------------------------------------------------------------
 

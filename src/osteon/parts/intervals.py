@@ -18,6 +18,7 @@ import numpy as np
 
 from osteon.core.errors import DataError, UsageError
 from osteon.parts.metrics import check_scores, metric_values
+from osteon.parts.regression import stretch
 
 #: Most numbers held at once by a block of resamples (float32: 16 MiB).
 BLOCK = 2**22
@@ -85,7 +86,7 @@ def t_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> 
 
 
 def hierarchical_interval(correct: np.ndarray, *, resamples: int = 1000, level: float = 0.95,
-                          seed: int = 0) -> Interval:
+                          seed: int = 0, targets: np.ndarray | None = None) -> Interval:
     """Interval of the mean over seeds and test samples, allowing for both.
 
     Args:
@@ -93,17 +94,21 @@ def hierarchical_interval(correct: np.ndarray, *, resamples: int = 1000, level: 
         resamples: R.
         level: share of repetitions the interval is to cover.
         seed: which resamples.
+        targets: (M,) numbers that were predicted, where ``correct`` holds shares of R2
+            (:func:`osteon.parts.regression.qualities`): every resample is measured by its own variance.
 
     With one seed only the test samples are allowed for.
     """
     correct = _matrix(correct, "correct")
     _check(resamples, level)
-    draws = _draws(correct.mean(1), _resampled_means(correct, resamples, seed), seed)
-    return _interval(float(correct.mean()), draws, level)
+    means = _resampled_means(correct, resamples, seed)
+    if targets is not None:
+        means = 1 - (1 - means) * _stretches(targets, resamples, seed)
+    return _interval(float(correct.mean()), _draws(correct.mean(1), means, seed), level)
 
 
 def compare_paired(correct_a: np.ndarray, correct_b: np.ndarray, *, resamples: int = 1000, level: float = 0.95,
-                   seed: int = 0) -> Difference:
+                   seed: int = 0, targets: np.ndarray | None = None) -> Difference:
     """Is method a better than b? Both scored on the same test samples, seed by seed.
 
     What is hard for both cancels, so this tells methods apart that overlapping intervals do not.
@@ -114,6 +119,7 @@ def compare_paired(correct_a: np.ndarray, correct_b: np.ndarray, *, resamples: i
         resamples: R.
         level: share of repetitions the interval is to cover.
         seed: which resamples.
+        targets: as of :func:`hierarchical_interval`.
     """
     a, b = _matrix(correct_a, "correct_a"), _matrix(correct_b, "correct_b")
     if a.shape != b.shape:
@@ -121,7 +127,10 @@ def compare_paired(correct_a: np.ndarray, correct_b: np.ndarray, *, resamples: i
                         where="compare_paired")
     _check(resamples, level)
     gap = a - b
-    draws = _draws(gap.mean(1), _resampled_means(gap, resamples, seed), seed)
+    means = _resampled_means(gap, resamples, seed)
+    if targets is not None:
+        means = means * _stretches(targets, resamples, seed)
+    draws = _draws(gap.mean(1), means, seed)
     found = _interval(float(gap.mean()), draws, level)
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     return Difference(found.mean, found.low, found.high, tie=bool(found.low <= 0 <= found.high),
@@ -204,6 +213,12 @@ def _weights(m: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """(S, M) -> (S, R): mean of each row over each resample of the columns."""
     return np.concatenate([values @ w for w in _weights(values.shape[1], resamples, seed)], axis=1) / values.shape[1]
+
+
+def _stretches(targets: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """(R,): by how much a share of R2 counts in each resample, whose targets vary less or more."""
+    y = np.asarray(targets, np.float64)
+    return np.concatenate([stretch(y, w) for w in _weights(len(y), resamples, seed)])
 
 
 def _draws(point: np.ndarray, resampled: np.ndarray, seed: int) -> np.ndarray:

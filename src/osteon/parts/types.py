@@ -18,7 +18,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from osteon.parts.efficient_train import EfficientTrain
 
-#: A batch on the device: ``{modality: (B, C, *extent), "index": (B,) int64, "label": (B,) or (B, K)}``; images are
+#: A batch on the device: ``{modality: (B, C, *extent), "index": (B,) int64, "label": (B,) or (B, K)}``, or in the place
+#: of classes ``"target"`` (B,) float32, a number to be predicted; images are
 #: ``{"image": (B, C, H, W) uint8|uint16|float32, ...}``.
 Batch = Mapping[str, Tensor]
 
@@ -34,10 +35,11 @@ class DataSpec:
         mean: per-channel mean of the values after division by ``scale``.
         std: per-channel standard deviation after division by ``scale``.
         scale: number that maps stored values to about [0, 1] (255 for uint8, 65535 for uint16).
-        num_classes: number of classes, 0 when unlabelled.
+        num_classes: number of classes, 0 when unlabelled or where a number is to be predicted.
         multi_label: whether a sample may have several labels.
         class_weights: weight per class (inverse frequency, mean 1) or empty.
         shape: sides of a sample beyond its channels; empty = (size, size).
+        target: mean and deviation, over training labels, of a number that is to be predicted; None where classes are.
         traits: what else the modality knows of its data, as JSON-ready values (sound: its rate; text: its tokens...).
     """
 
@@ -52,6 +54,12 @@ class DataSpec:
     class_weights: tuple[float, ...] = ()
     shape: tuple[int, ...] = ()
     traits: Mapping[str, Any] = field(default_factory=dict)
+    target: tuple[float, float] | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Numbers a head gives for a sample: one a class, or the one that is to be predicted."""
+        return self.num_classes if self.target is None else 1
 
     @property
     def extent(self) -> tuple[int, ...]:

@@ -38,6 +38,11 @@ def points(value: float | None, digits: int = 1) -> str:
     return f"{100 * float(value):+.{digits}f} points" if value is not None and known(value) else NONE
 
 
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference of two plain numbers with its sign: ``0.0321`` -> ``"+0.032"``."""
+    return f"{float(value):+.{digits}f}" if value is not None and known(value) else NONE
+
+
 def number(value: float | int | None, digits: int = 4) -> str:
     """A plain number with about ``digits`` significant figures and thousands separated: ``12345.6`` -> ``"12,346"``."""
     if value is None or not known(value):
@@ -120,7 +125,8 @@ def words(name: object) -> str:
 
 #: Names that are not written as their keys are.
 _KNOWN_AS = {"knn": "k-NN", "ncm": "Nearest class mean", "linear": "Linear probe", "auroc": "AUROC",
-             "macro_f1": "Macro-F1", "fine_tune": "Fine-tuning", "scratch": "Trained from scratch"}
+             "macro_f1": "Macro-F1", "fine_tune": "Fine-tuning", "scratch": "Trained from scratch",
+             "mae": "MAE", "rmse": "RMSE"}
 
 
 def plain(value: object) -> str:

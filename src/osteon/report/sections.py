@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 
 from osteon.report import numbers as form
-from osteon.report.numbers import bounds, is_fraction, known, leader, number, percent, points, score, seconds, words
+from osteon.report.numbers import (
+    bounds,
+    is_fraction,
+    known,
+    leader,
+    number,
+    percent,
+    points,
+    score,
+    seconds,
+    signed,
+    words,
+)
 from osteon.report.page import Cell, Report, Verdict
 from osteon.report.svg import Arm, Series
 
@@ -132,11 +144,12 @@ def verdict_of(result: Mapping[str, Any]) -> Verdict | None:
 def _difference(row: Mapping[str, Any], fraction: bool) -> tuple[str, str]:
     """The best recipe against the best control at one budget: the difference, its interval, and who was compared."""
     low, high = _float(row.get("low")), _float(row.get("high"))
-    sign = f"[{100 * low:+.1f}, {100 * high:+.1f}] " if fraction and known(low) and known(high) else ""
+    sign = "" if not (known(low) and known(high)) else \
+        f"[{100 * low:+.1f}, {100 * high:+.1f}] " if fraction else f"[{signed(low)}, {signed(high)}] "
     sides = [", ".join((first, *(words(w).lower() if w != "knn" else "k-NN" for w in rest)))
              for first, *rest in (str(row.get(key, "?")).split(" + ") for key in ("pretrained", "control"))]
     mean = row.get("mean")
-    return (points(mean) if fraction else number(mean)), f"{sign}{sides[0]} against {sides[1]}"
+    return (points(mean) if fraction else signed(mean)), f"{sign}{sides[0]} against {sides[1]}"
 
 
 def _key_number(key: str, value: Any, fraction: bool) -> Any:
@@ -163,8 +176,9 @@ def add_scores(report: Report, result: Mapping[str, Any]) -> None:
     arms = [a for a in result.get("arms") or () if isinstance(a, Mapping)]
     if not arms:
         return
-    every, arms, note = arms, *chosen(arms)
     metric = str(result.get("metric", "accuracy"))
+    arms = [_three_decimals(a) for a in arms] if metric == "R2" else arms
+    every, arms, note = arms, *chosen(arms)
     fraction = is_fraction(metric)
     budgets = list(dict.fromkeys([*(result.get("budgets") or ()), *(a.get("budget") for a in arms)]))
     budgets = [b for b in budgets if any(str(a.get("budget")) == str(b) for a in arms)]
@@ -183,6 +197,12 @@ def add_scores(report: Report, result: Mapping[str, Any]) -> None:
                            sub=len(budgets) > 1)
     _all_scores(report, every, metric, fraction)
     _support(report, result.get("support") or {})
+    _target(report, result.get("target") or {})
+
+
+def _three_decimals(arm: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An arm whose scores, which may be near 0, are as long as others'."""
+    return {**arm, **{k: round(float(arm[k]), 3) for k in ("mean", "low", "high") if known(arm.get(k))}}
 
 
 def chosen(arms: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
@@ -310,13 +330,15 @@ def budget_places(budgets: Sequence[Any], arms: Sequence[Mapping[str, Any]]) -> 
 
 
 def _all_scores(report: Report, arms: Sequence[Mapping[str, Any]], metric: str, fraction: bool) -> None:
-    more = [key for key in ("macro_f1", "auroc", "wall_s") if any(known(a.get(key)) for a in arms) and key != metric]
-    heads = {"macro_f1": "Macro-F1", "auroc": "AUROC", "wall_s": "Time"}
+    more = [key for key in ("macro_f1", "auroc", "mae", "rmse", "wall_s")
+            if any(known(a.get(key)) for a in arms) and key != metric]
+    heads = {"macro_f1": "Macro-F1", "auroc": "AUROC", "mae": "MAE", "rmse": "RMSE", "wall_s": "Time"}
     rows = []
     for a in arms:
         seeds = a.get("seeds")
         count = str(len(seeds)) if isinstance(seeds, (list, tuple)) else str(seeds or "–")
-        values = [seconds(a.get(k)) if k == "wall_s" else percent(a.get(k)) for k in more]
+        values = [seconds(a.get(k)) if k == "wall_s" else percent(a.get(k)) if f"{k}_low" not in a else
+                  Cell(number(a.get(k)), bounds(a[f"{k}_low"], a[f"{k}_high"], in_percent=False)) for k in more]
         rows.append([Cell(str(a.get("source") or a.get("name", "?")), tag="control" if is_control(a) else ""),
                      words(a.get("evaluator") or "–"), budget_words(a.get("budget")),
                      Cell(score(a.get("mean"), in_percent=fraction),
@@ -333,6 +355,14 @@ def _support(report: Report, support: Mapping[str, Any]) -> None:
                      [[str(k), int(v), percent(int(v) / total if total else None)] for k, v in support.items()],
                      f"{total:,} samples of {len(support):,} classes; the rarest has {min(support.values()):,}.",
                      fold=True)
+
+
+def _target(report: Report, spread: Mapping[str, Any]) -> None:
+    """What the numbers were that had to be predicted."""
+    if spread:
+        report.table("Targets of the test samples", [words(k) for k in spread], [[number(v) for v in spread.values()]],
+                     "MAE and RMSE are in this unit. R2 is one less the mean squared error over the variance here: 1 "
+                     "is perfect, 0 is what always naming the mean reaches, and below that is worse.", fold=True)
 
 
 def _float(value: Any) -> float:

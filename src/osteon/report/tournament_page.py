@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from osteon.report.numbers import bounds, is_fraction, known, number, percent, points, score, seconds, words
+from osteon.report.numbers import bounds, is_fraction, known, number, percent, points, score, seconds, signed, words
 from osteon.report.page import Cell, Report, Verdict
 from osteon.report.sections import add_scores, add_training_curves, budget_words, verdict_of
 from osteon.report.svg import Series
@@ -88,14 +88,15 @@ def _against_compute(report: Report, result: Mapping[str, Any], fraction: bool) 
         note = (f"With {budget_words(budget)}: the mean over seeds, against the minutes an arm took on a seed, "
                 "adaptation included. Circles are controls. Arms were given the same budget of "
                 f"{result['budget']}; the table under Compute has operations, steps and processor time.")
-        report.curves("Accuracy against compute", series, "minutes a seed", words(str(result["metric"])), False, note,
+        title = f"{'Accuracy' if fraction else 'Quality'} against compute"
+        report.curves(title, series, "minutes a seed", words(str(result["metric"])), False, note,
                       in_percent=fraction)
 
 
 def _comparisons(report: Report, rows: Sequence[Mapping[str, Any]], fraction: bool) -> None:
     shown = [[Cell(r["source"], tag="tie" if r["tie"] else "", look="tie" if r["tie"] else ""),
               budget_words(r["budget"]), r["best"],
-              Cell(points(r["mean"]) if fraction else number(r["mean"]),
+              Cell(points(r["mean"]) if fraction else signed(r["mean"]),
                    bounds(r["low"], r["high"], in_percent=fraction)), f"{r['p']:.3f}"] for r in rows]
     if shown:
         report.table("Against the best", ["Arm", "Labels", "Best on validation", "Lead of the best", "p"], shown,
@@ -106,7 +107,7 @@ def _comparisons(report: Report, rows: Sequence[Mapping[str, Any]], fraction: bo
 def _crossing(report: Report, caught: Mapping[str, Any] | None, fraction: bool) -> None:
     if caught is None:
         return
-    rows = [[budget_words(r["budget"]), Cell(points(r["mean"]) if fraction else number(r["mean"]),
+    rows = [[budget_words(r["budget"]), Cell(points(r["mean"]) if fraction else signed(r["mean"]),
                                              bounds(r["low"], r["high"], in_percent=fraction)),
              f"{r['p']:.3f}", "ahead" if r["ahead"] else "caught up", r["pretrained"], r["scratch"]]
             for r in caught["budgets"]]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from osteon.core.errors import UsageError
-from osteon.objectives.supervised import classification_loss
+from osteon.objectives.supervised import classification_loss, regression_loss
 from osteon.parts.adapter import Adapter
 from osteon.parts.objective import Objective
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 class AdaptObjective(Objective):
     """Cross-entropy of an adapter's logits on augmented views, plus what the adapter itself penalises.
 
+    Numbers are learned by their squared error; the batch holds them under ``"target"``, in deviations from their mean
+    over the training samples.
+
     Args:
         adapter: what is trained.
-        data: what the data look like, classes included.
+        data: what the data look like, classes or target included.
         augment: ``crop_flip``, ``randaugment`` or ``none``.
         crop_min: smallest share of the random crop; None = 0.6 of images, the modality's own of others.
         flip: mirror left-right at random; None = images are, samples of other modalities are not.
@@ -46,6 +49,9 @@ class AdaptObjective(Objective):
         self.views = (make_views("none", data) if augment == "none"
                       else make_views(recipe, data, min_scale=crop_min, flip=flip, usual={"min_scale": 0.6}, **one))
         self.smoothing = smoothing
+        if data.target is not None and (smoothing or weighting != "none"):
+            raise UsageError("Numbers have no shares of classes.", where="--set smoothing, weighting",
+                             fix="Leave them out.")
         self.notes = list(self.views.notes)
         weights = torch.tensor(data.class_weights) if weighting == "auto" and data.class_weights else None
         self.register_buffer("class_weights", weights, persistent=False)
@@ -60,8 +66,8 @@ class AdaptObjective(Objective):
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Logits (B, K) and targets (B, K) of one view."""
         features = self.adapter.encode(self.views(batch[self.data.modality], draws)[0].x)
-        return {"logits": self.adapter.head(features), "targets": self.targets(batch["label"]),
-                "features": features.detach()}
+        targets = self.targets(batch["label"]) if self.data.target is None else batch["target"].float()[:, None]
+        return {"logits": self.adapter.head(features), "targets": targets, "features": features.detach()}
 
     def targets(self, label: Tensor) -> Tensor:
         """Labels as smoothed shares. (B,) int or (B, K) -> (B, K) float."""
@@ -72,12 +78,15 @@ class AdaptObjective(Objective):
     def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
         """Loss over the batch: cross-entropy, or one binary cross-entropy a class where samples have several."""
         logits, targets = encoded["logits"], encoded["targets"]
-        kind = "bce" if self.data.multi_label else "ce"
-        total = classification_loss(logits, targets, kind, self.class_weights)
+        kind = "mse" if self.data.target is not None else "bce" if self.data.multi_label else "ce"
+        total = (regression_loss(logits, targets) if kind == "mse" else
+                 classification_loss(logits, targets, kind, self.class_weights))
         parts = {kind: total.detach()}
         extra = self.adapter.penalty()
         if extra is not None:
             total, parts["penalty"] = total + extra, extra.detach()
+        if kind == "mse":
+            return Loss(total, parts)
         right = (logits > 0) == (targets > 0.5) if kind == "bce" else logits.argmax(-1) == targets.argmax(-1)
         return Loss(total, {**parts, "train_accuracy": right.float().mean()})
 

@@ -14,6 +14,7 @@ from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.core.errors import DataError, UsageError
 from osteon.data import Dataset
+from osteon.data.targets import why_unlabelled
 from osteon.parts.adapter import Adapter
 from osteon.parts.members import spec_from
 from osteon.parts.norm import BatchNorm
@@ -102,7 +103,7 @@ class HeldOut:
 
     def __init__(self, host: Host, val: Dataset, classes: list[str]) -> None:
         if val.labels is None:
-            raise UsageError("Scores need labels; this source has none.", where=f"--val {val.source}")
+            raise UsageError(f"Scores need labels; {why_unlabelled(val)}.", where=f"--val {val.source}")
         self.host, self.own = host, isinstance(host.module, Adapter)
         self.val = val.with_classes(classes) if self.own and classes else val
         assert self.val.labels is not None

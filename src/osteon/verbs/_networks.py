@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from osteon.verbs._model import resized
 from osteon.verbs._pool import call_alone, cores, workers
 from osteon.views import normalise
 
+#: least share of an image that a random crop leaves
+CROP = 0.6
 #: the largest batch of supervised training; smaller label sets are one batch
 BATCH = 64
 
@@ -36,9 +38,9 @@ class Work:
     Args:
         backbone: name, channels, size and options to build it.
         state: initial weights.
-        data: what the images look like, with the classes.
+        data: what the images look like, with the classes or the scale of the targets.
         images: (N, C, S, S) as stored.
-        labels: (N,) or (N, K).
+        labels: (N,) or (N, K); or targets (N,), in their own unit.
         exam: file of the images to be scored, as stored, (V + M, C, S, S).
         steps: optimiser steps.
         seed: key of all randomness.
@@ -89,9 +91,8 @@ def _work(make: Callable[[int], tuple[Backbone, DataSpec]], task: Task, budget: 
     rows = task.subsets[seed][0][budget]
     return Work({"name": network.name, "channels": network.channels, "size": network.size, "options": network.options},
                 {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
-                replace(spec, num_classes=task.classes, multi_label=task.multi_label),
-                as_stored(task.train.subset(rows), spec), np.asarray(task.train.labels)[rows], exam, steps, seed,
-                task.flip)
+                task.spec_of(spec, rows), as_stored(task.train.subset(rows), spec), task.train_y[rows], exam, steps,
+                seed, task.flip)
 
 
 def _do(label: str, works: dict[tuple[int, int], Work], task: Task,
@@ -117,7 +118,7 @@ def _do(label: str, works: dict[tuple[int, int], Work], task: Task,
 
 
 def train_and_score(work: Work) -> tuple[np.ndarray, float]:
-    """Supervised training by one plain recipe, then class scores (V + M, K) of the exam, and the seconds it took.
+    """Supervised training by one plain recipe: scores (V + M, K), or numbers (V + M,), of the exam, and the seconds.
 
     Views are random crops (and mirrored where allowed), the batch is 64 or all labels if they are fewer. The same
     recipe serves training from scratch and fine-tuning, so that only the initial weights differ.
@@ -133,10 +134,10 @@ def train_and_score(work: Work) -> tuple[np.ndarray, float]:
     settings, _ = resolve_settings({"steps": work.steps, "batch_size": batch, "seed": work.seed, "precision": "32"},
                                    method.recipe, max(2, count), kind=network.kind)
     engine = Engine(method.train(), settings, make_fabric("32"))
-    images, labels = torch.from_numpy(work.images), torch.from_numpy(work.labels)
+    images, (key, labels) = torch.from_numpy(work.images), labels_for(work.labels, work.data)
     for index, rows in enumerate(_order(count, batch, work.steps, work.seed)):
         at = torch.from_numpy(rows)
-        sample = {work.data.modality: images[at], "label": labels[at], "index": at}
+        sample = {work.data.modality: images[at], key: labels[at], "index": at}
         engine.run({k: v.to(engine.fabric.device) for k, v in sample.items()}, Step(index, work.steps, work.seed))
     method.eval()
     exam = np.load(work.exam, mmap_mode="r", allow_pickle=False)
@@ -147,9 +148,17 @@ def train_and_score(work: Work) -> tuple[np.ndarray, float]:
     return np.concatenate(out), time.perf_counter() - begun
 
 
+def labels_for(y: np.ndarray, data: DataSpec) -> tuple[str, Tensor]:
+    """The name under which a batch holds what is to be learned, and that: classes, or targets (N,) in deviations."""
+    if data.target is None:
+        return "label", torch.from_numpy(y)
+    mean, scale = data.target
+    return "target", torch.from_numpy(((y - mean) / scale).astype(np.float32))
+
+
 def plain_views(spec: DataSpec, flip: bool) -> dict[str, Any]:
     """Options of the views of plain supervised training: random crops, images mirrored where allowed."""
-    return {"flip": flip, "crop_min": 0.6} if spec.modality == "image" else {}
+    return {"flip": flip, "crop_min": CROP} if spec.modality == "image" else {}
 
 
 def _order(count: int, batch: int, steps: int, seed: int) -> Sequence[np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from osteon.core.errors import MonitorStop
 from osteon.modalities import find
 from osteon.report.numbers import percent, seconds
-from osteon.verbs._arms import Arm
+from osteon.verbs._arms import Arm, labelled_controls
 from osteon.verbs._tournament_budget import TOLERANCE, Budget, off_by
 from osteon.verbs._tournament_engine import Engine, Job, result
 from osteon.verbs._tournament_final import SCRATCH
@@ -209,7 +209,7 @@ class Tournament:
                                               [f"{e.run}-s{s}" for s in range(self.seeds)]}) for e in entrants]
         known = find(self.plan["modality"])
         controls = {**{name: name for name in known.CONTROLS},
-                    **{name: f"labelled:{name}" for name in getattr(known, "LABELLED_CONTROLS", {})},
+                    **{name: f"labelled:{name}" for name in labelled_controls(known, ground(self.root).task)},
                     **{f"untrained {label}": f"untrained:{recipe}" for label, (recipe, _) in self.scratch.items()},
                     **{f"{Path(p).name if Path(p).exists() else p} (public)": f"public:{p}"
                        for p in self.plan["asked"]["public"]}}

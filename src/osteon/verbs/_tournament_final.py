@@ -10,7 +10,7 @@ import numpy as np
 from osteon.parts.intervals import holm
 from osteon.report.numbers import seconds
 from osteon.verbs._arms import Arm
-from osteon.verbs._verdict import _difference, judge
+from osteon.verbs._verdict import difference, judge
 
 SCRATCH = "from scratch"
 
@@ -44,7 +44,7 @@ def against_best(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         here = by_source(arms, budget)
         best = max(here.values(), key=lambda a: a.validation)
         others = [a for a in here.values() if a is not best]
-        found = [_difference(best.quality, a.quality) for a in others]
+        found = [difference(best, a) for a in others]
         for arm, d, p in zip(others, found, holm([d.p for d in found]), strict=True):
             rows.append({"budget": budget, "best": best.source, "source": arm.source, "evaluator": arm.evaluator,
                          "mean": d.mean, "low": d.low, "high": d.high, "p": float(p), "tie": bool(p >= 0.05)})
@@ -68,7 +68,7 @@ def crossing(arms: Sequence[Arm]) -> dict[str, Any] | None:
         if not ours or not scratch:
             return None
         a, b = (max(side, key=lambda arm: arm.validation) for side in (ours, scratch))
-        d = _difference(a.quality, b.quality)
+        d = difference(a, b)
         rows.append({"budget": budget, "pretrained": a.name, "scratch": b.name, "mean": d.mean, "low": d.low,
                      "high": d.high, "p": d.p})
     for row, p in zip(rows, holm([r["p"] for r in rows]), strict=True):

@@ -29,9 +29,20 @@ from osteon.parts.types import DataSpec, Step
 from osteon.recipes import LR_SCALE, Recipe
 from osteon.train.loop import Engine, make_fabric
 from osteon.train.settings import resolve_settings
-from osteon.verbs._arms import Arm, Task, feature_arms, labelled_arms, make_arm, make_task, quality
+from osteon.verbs._arms import (
+    Arm,
+    Task,
+    feature_arms,
+    labelled_arms,
+    labelled_controls,
+    make_arm,
+    make_task,
+    quality,
+    read,
+)
+from osteon.verbs._labelled import open_pair
 from osteon.verbs._model import extract, is_ours, load_trained
-from osteon.verbs._networks import BATCH, Work, as_stored, fresh, plain_views, train_and_score
+from osteon.verbs._networks import BATCH, Work, as_stored, fresh, labels_for, plain_views, train_and_score
 from osteon.verbs._pretrain_settings import DATA_SETTINGS
 from osteon.verbs.pretrain import prepare, pretrain
 
@@ -66,9 +77,7 @@ def _ground(text: str) -> Ground:
     plan = json.loads(text)
     asked = plan["asked"]
     source = open_source(asked["source"], **{**DATA_SETTINGS, **plan["data"]})
-    train, test = (open_source(asked[part], like=source.spec) for part in ("train", "test"))
-    if train.class_names and test.class_names and test.class_names != train.class_names:
-        test = test.with_classes(train.class_names)
+    train, test = open_pair(asked["train"], asked["test"], source.spec, asked.get("task", "auto"), asked.get("target"))
     if plan["test_rows"] is not None:
         test = test.subset(np.asarray(plan["test_rows"], dtype=np.int64))
     task = make_task(train, test, asked["label_budget"], asked["seeds"], flip=plan["flip"])
@@ -131,15 +140,16 @@ def _supervised_price(g: Ground, network: Backbone, spec: DataSpec, labels: int)
     """What one step of training the network on so many labels costs."""
     batch = min(BATCH, labels)
     copy = fresh(network, 0)
-    data = replace(spec, num_classes=g.task.classes, multi_label=g.task.multi_label)
+    rows = np.arange(batch)
+    data = g.task.spec_of(spec, rows)
     method = registry.build("objective", "supervised", copy, data, **plain_views(data, g.task.flip))
     settings, _ = resolve_settings({"steps": 1000, "batch_size": batch, "seed": 0, "precision": "32"}, method.recipe,
                                    max(2, labels), kind=copy.kind)
     engine = Engine(method.train(), settings, make_fabric("32"))
     method.to(engine.fabric.device)
-    part = g.task.train.subset(np.arange(batch))
-    sample = {spec.modality: torch.from_numpy(as_stored(part, spec)), "index": torch.arange(batch),
-              "label": torch.from_numpy(np.asarray(part.labels))}
+    key, told = labels_for(g.task.train_y[rows], data)
+    sample = {spec.modality: torch.from_numpy(as_stored(g.task.train.subset(rows), spec)),
+              "index": torch.arange(batch), key: told}
     sample = {k: v.to(engine.fabric.device) for k, v in sample.items()}
     return {"flop": count_step(engine, sample, Step(0, 1000, 0)).total, "batch": batch,
             "seconds": _time(lambda i: engine.run(sample, Step(i, 1000, 0)))}
@@ -225,20 +235,14 @@ def validate(features: np.ndarray, task: Task, readers: Sequence[str], seed: int
         readers: evaluators.
         seed: whose draws of labels are used.
     """
-    y = np.asarray(task.train.labels)
+    held, y = task.held_out, task.train_y[task.held_out]
     out: dict[str, dict[str, float]] = {}
     for name in readers:
-        judge = registry.build("evaluator", name)
         for b, budget in enumerate(task.budgets):
-            found = [quality(judge(features[rows], y[rows], features[task.held_out], classes=task.classes, seed=seed),
-                             y[task.held_out]).mean() for rows in _draws(task, seed, b)]
+            found = [quality(read(name, task, features, rows, features[held], seed), y).mean()
+                     for rows in task.draws(seed, b)]
             out.setdefault(name, {})[str(budget)] = float(np.mean(found))
     return out
-
-
-def _draws(task: Task, seed: int, budget: int) -> list[np.ndarray]:
-    rows = [draw[budget] for draw in task.subsets[seed]]
-    return rows[:1] if len(rows[0]) == len(task.train) - len(task.held_out) else rows
 
 
 def overall(validation: Mapping[str, Mapping[str, float]]) -> float:
@@ -281,9 +285,8 @@ def supervise(root: Path, *, name: str, budget: int, seed: int, steps: int, reci
         scores, seconds = train_and_score(Work(
             {"name": network.name, "channels": network.channels, "size": network.size, "options": network.options},
             {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
-            replace(spec, num_classes=g.task.classes, multi_label=g.task.multi_label),
-            as_stored(g.task.train.subset(rows), spec), np.asarray(g.task.train.labels)[rows], str(exam), steps, seed,
-            g.task.flip))
+            g.task.spec_of(spec, rows), as_stored(g.task.train.subset(rows), spec), g.task.train_y[rows], str(exam),
+            steps, seed, g.task.flip))
     finally:
         exam.unlink(missing_ok=True)
     save_arrays(root / "scores" / f"{name}.npz", scores=scores)
@@ -308,7 +311,7 @@ def exam(root: Path, *, name: str, kind: str, source: str, features: Sequence[st
     begun, cpu = time.perf_counter(), _cpu()
     reader = features[0].removeprefix("labelled:")
     if reader != features[0]:  # a control that reads samples and labels, and has no features
-        arms = labelled_arms(source, vars(find(g.source.modality))["LABELLED_CONTROLS"][reader], g.task)
+        arms = labelled_arms(source, labelled_controls(find(g.source.modality), g.task)[reader], g.task)
         return {"arms": save_arms(root / "scores" / f"{name}.npz", arms), "wall_s": time.perf_counter() - begun,
                 "cpu_s": _cpu() - cpu, "label_free": {}}
     pairs = [p for words in features for p in _features(root, g, words)]
@@ -385,11 +388,13 @@ def save_arrays(file: Path, **arrays: np.ndarray) -> None:
 
 def save_arms(file: Path, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Write what every test sample got to ``file``; return the rest."""
-    save_arrays(file, **{f"quality_{i}": arm.quality for i, arm in enumerate(arms)})
-    return [{k: v for k, v in vars(arm).items() if k != "quality"} for arm in arms]
+    held = [{k: v for k, v in vars(arm).items() if isinstance(v, np.ndarray)} for arm in arms]
+    save_arrays(file, **{f"{key}_{i}": value for i, arrays in enumerate(held) for key, value in arrays.items()})
+    return [{k: v for k, v in vars(arm).items() if k not in arrays} for arm, arrays in zip(arms, held, strict=True)]
 
 
 def load_arms(file: Path, rows: Sequence[Mapping[str, Any]]) -> list[Arm]:
     """The arms :func:`save_arms` wrote."""
     with np.load(file, allow_pickle=False) as stored:
-        return [Arm(quality=stored[f"quality_{i}"], **row) for i, row in enumerate(rows)]
+        return [Arm(**{**row, **{key: stored[f"{key}_{i}"] for key in ("quality", "targets", "absolute")
+                                 if f"{key}_{i}" in stored.files}}) for i, row in enumerate(rows)]

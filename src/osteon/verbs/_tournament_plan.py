@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from osteon.core.options import settle
 from osteon.core.plain import changes, plain
 from osteon.data import Dataset, open_source
 from osteon.data.leaks import TRANSDUCTIVE, transductive
+from osteon.data.source import list_source
+from osteon.data.targets import check_task
 from osteon.recipes import LR_SCALE, Recipe, read_recipes
 from osteon.verbs._arms import make_task
+from osteon.verbs._labelled import fitting, open_pair
 from osteon.verbs._pretrain_settings import DATA_SETTINGS, data_settings, sort_settings
 from osteon.verbs._tournament_budget import Budget, Price, off_by, parse_budget, steps_within
 from osteon.verbs._tournament_study import Trial
@@ -54,18 +57,21 @@ class Wish:
     trials: int
     finalists: int
     leaks: str
+    task: str = "auto"
+    target: str | None = None
 
 
 def check_wish(source: str | Path, *, train: str | Path, test: str | Path, recipes: Any, budget: str | Budget,
                seeds: int, metrics: Sequence[str], label_budget: Sequence[int | str], public: Sequence[str],
                control: Sequence[str], settings: Mapping[str, Any] | None, trials: int, finalists: int,
-               leaks: str) -> Wish:
+               leaks: str, task: str = "auto", target: str | None = None) -> Wish:
     """Check the arguments of a tournament one by one. Raises UsageError for the first that makes no sense."""
     for option, value in (("--seeds", seeds), ("--trials", trials), ("--finalists", finalists)):
         if value < 1:
             raise UsageError(f"{option} must be at least 1, not {value}.", where=option)
     if leaks not in LEAKS:
         raise UsageError(f"'{leaks}' is no way to treat leaks.", where="--leaks", fix=f"Use {', '.join(LEAKS)}.")
+    check_task(task, target)
     names = tuple(_listed(metrics))
     readers, describers = _sort_metrics(names, None)
     if describers or not readers:
@@ -81,7 +87,8 @@ def check_wish(source: str | Path, *, train: str | Path, test: str | Path, recip
     if not budgets:
         raise UsageError("There is no label budget.", where="--label-budget", fix="Write e.g. 10,100,all.")
     return Wish(str(source), str(train), str(test), AUTO if recipes == "auto" else recipes, parse_budget(budget),
-                seeds, names, budgets, tuple(_listed(public)), controls, dict(settings or {}), trials, finalists, leaks)
+                seeds, names, budgets, tuple(_listed(public)), controls, dict(settings or {}), trials, finalists, leaks,
+                task, target)
 
 
 def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, Any]:
@@ -92,6 +99,7 @@ def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, A
         UsageError: recipes or settings that do not fit, or a folder that holds something else.
         DataError: data that cannot be used, or leaks.
     """
+    wish = _with_label(wish)
     source, data, train, test = _open(wish)
     for note in source.notes:
         say(note)
@@ -106,6 +114,7 @@ def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, A
              "label_budget": list(wish.label_budget), "public": [lasting(p) for p in wish.public],
              "control": list(wish.control), "settings": dict(wish.settings), "trials": wish.trials,
              "finalists": wish.finalists, "leaks": wish.leaks,
+             **({"task": wish.task, "target": wish.target} if (wish.task, wish.target) != ("auto", None) else {}),
              "recipes": {r.name: r.as_dict() for r in recipes},
              "data": {"source": source.fingerprint, "train": train.fingerprint, "test": test.fingerprint}}
     file = root / "plan.json"
@@ -116,13 +125,13 @@ def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, A
                                  labelled=any(registry.find("objective", r.objective).labels for r in recipes))
     flip = all({**common[r.name], **r.settings}.get("flip") is not False for r in recipes)
     place = {name: i for i, name in enumerate(test.ids)}
-    make_task(train, kept, list(wish.label_budget), wish.seeds, flip=flip)  # refuses what cannot be evaluated
-    readers, _ = _sort_metrics(wish.metrics, None)
+    task = make_task(train, kept, list(wish.label_budget), wish.seeds, flip=flip)  # refuses what cannot be evaluated
+    readers, left = fitting(_sort_metrics(wish.metrics, None)[0], task)
     plan = plain({"asked": asked, "data": data, "recipes": [r.as_dict() for r in recipes], "common": common,
                   "trials": _trials(recipes, wish), "readers": readers, "fine_tune": WHOLE in wish.metrics,
                   "flip": bool(flip), "modality": source.modality,
                   "test_rows": None if kept is test else [place[i] for i in kept.ids],
-                  "notes": notes})
+                  "notes": [*notes, *left]})
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
         if file.exists():  # another process was faster
@@ -145,10 +154,15 @@ def _open(wish: Wish) -> tuple[Dataset, dict[str, Any], Dataset, Dataset]:
     data = {k: v for k, v in wish.settings.items() if k.removeprefix("data.") in data_settings()}
     data = {k.removeprefix("data."): v for k, v in data.items()}
     source = open_source(wish.source, **{**DATA_SETTINGS, **data})
-    train, test = (open_source(s, like=source.spec) for s in (wish.train, wish.test))
-    if train.class_names and test.class_names and test.class_names != train.class_names:
-        test = test.with_classes(train.class_names)
+    train, test = open_pair(wish.train, wish.test, source.spec, wish.task, wish.target)
     return source, data, train, test
+
+
+def _with_label(wish: Wish) -> Wish:
+    """The target of a table is no input of pre-training either: it is the label there too."""
+    if wish.target is None or "label" in wish.settings or list_source(wish.source).modality != "table":
+        return wish
+    return replace(wish, settings={**wish.settings, "label": wish.target})
 
 
 def check_recipe(recipe: Recipe, settings: Mapping[str, Any], recipes: Sequence[Recipe], *, labelled: bool,

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from osteon.parts.intervals import Difference, compare_paired, holm
+from osteon.parts.regression import R2
 from osteon.verbs._arms import Arm
 
-#: A difference smaller than this (in quality, 0 to 1) is of no practical use: one point.
+#: A difference smaller than this (in quality, of which 1 is perfect) is of no practical use: one point.
 MARGIN = 0.01
 
 
 @dataclass(frozen=True)
 class AtBudget:
-    """Best pre-trained arm against best control at one label budget; differences in quality, 0 to 1."""
+    """Best pre-trained arm against best control at one label budget; differences in quality, of which 1 is perfect."""
 
     budget: int | str
     pretrained: str
@@ -30,8 +31,9 @@ class AtBudget:
 
     def sentence(self, unit: str) -> str:
         """One line a manager can read."""
-        return (f"with {self.budget} labels, {self.pretrained} against {self.control}: "
+        gain = (f"{self.mean:+.3f} of R2 [{self.low:+.3f}, {self.high:+.3f}]" if unit == R2 else
                 f"{100 * self.mean:+.1f} points of {unit} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]")
+        return f"with {self.budget} labels, {self.pretrained} against {self.control}: {gain}"
 
 
 def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
@@ -41,6 +43,8 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
     samples are looked at once. Intervals are 95 %, paired, over seeds and test samples. One sample that only the
     pre-trained arm gets right and one that only the control does are added first (as Agresti and Min 2005 add to paired
     proportions): resampling cannot show what was never seen, and three test samples that agree would prove everything.
+    Of numbers, these two are samples at one deviation from the mean, which the one arm predicts and the other takes for
+    the mean.
 
     Rule at one budget: *pays* when the difference is positive with p < 0.05 after Holm's correction over the budgets;
     *does not pay* when the upper end of its interval is below one point; otherwise *cannot tell*. Over all budgets:
@@ -49,14 +53,14 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
 
     Args:
         arms: every arm at every budget.
-        unit: what quality is, e.g. ``"accuracy"``.
+        unit: what quality is, e.g. ``"accuracy"``, or R2, of which more is better too.
 
     Returns:
         ``{"answer", "sentence", "numbers"}``.
     """
     budgets = list(dict.fromkeys(a.budget for a in arms))
     pairs = [_pair(arms, b) for b in budgets]
-    differences = [_difference(a.quality, c.quality) for a, c in pairs]
+    differences = [difference(a, c) for a, c in pairs]
     adjusted = holm([d.p for d in differences])
     rows = [AtBudget(b, a.name, c.name, float(d.mean), float(d.low), float(d.high), float(p), _answer(d, float(p)))
             for b, (a, c), d, p in zip(budgets, pairs, differences, adjusted, strict=True)]
@@ -94,11 +98,18 @@ def _pair(arms: Sequence[Arm], budget: int | str) -> tuple[Arm, Arm]:
     return ours, control
 
 
-def _difference(ours: np.ndarray, control: np.ndarray) -> Difference:
+def difference(ours: Arm, control: Arm) -> Difference:
+    """By how much one arm is better than another on the same test samples; see :func:`judge`."""
+    return _difference(ours.quality, control.quality, ours.targets)
+
+
+def _difference(ours: np.ndarray, control: np.ndarray, targets: np.ndarray | None = None) -> Difference:
     """The paired difference of (S, M) qualities with an interval that allows for what M samples cannot show."""
     seeds = len(ours)
+    if targets is not None:  # at one deviation on either side: neither mean nor variance changes
+        targets = np.concatenate([targets, targets.mean() + targets.std() * np.array([1.0, -1.0])])
     found = compare_paired(np.hstack([ours, np.tile([1.0, 0.0], (seeds, 1))]),
-                           np.hstack([control, np.tile([0.0, 1.0], (seeds, 1))]), resamples=4000)
+                           np.hstack([control, np.tile([0.0, 1.0], (seeds, 1))]), resamples=4000, targets=targets)
     mean = float((ours - control).mean())
     return replace(found, mean=mean, low=min(found.low, mean), high=max(found.high, mean))
 

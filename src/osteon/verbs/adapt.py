@@ -1,4 +1,4 @@
-"""``osteon adapt``: turn a backbone into a classifier with an adapter, and leave a small delta."""
+"""``osteon adapt``: turn a backbone into a classifier or a regression with an adapter, and leave a small delta."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from osteon.core.run import RunFolder
 from osteon.core.signature import read_options
 from osteon.data import Dataset, find_duplicates, open_source
 from osteon.data.codec import modality_options
+from osteon.data.targets import in_deviations, need_spread
 from osteon.parts.adapter import Adapter
-from osteon.parts.intervals import score_intervals
+from osteon.parts.intervals import hierarchical_interval, score_intervals
 from osteon.parts.metrics import score_all
+from osteon.parts.regression import qualities, scale_of, score_numbers, strata_of
 from osteon.parts.subsets import nested_subsets
 from osteon.parts.types import DataSpec
 from osteon.train.loggers import make_loggers
@@ -37,12 +39,15 @@ from osteon.verbs import _adapt_objective
 from osteon.verbs._adapt_cost import StepCost, measure, table
 from osteon.verbs._adapt_objective import AdaptObjective
 from osteon.verbs._adapt_store import Base, open_public, open_run, save_adapted
+from osteon.verbs._arms import answers
 from osteon.verbs._model import fit_samples
 from osteon.verbs.pretrain import lasting
 
 #: settings of the data door that ``--set`` may change
 DATA_SETTINGS = {"size": None, "limit": None, "max_skipped": 0.01}
 RESULT = "adaptation.json"
+#: scores of predicted numbers: no shares
+NUMBERS = ("r2", "mae", "rmse")
 #: largest batch at which costs are measured
 MEASURED = 64
 
@@ -50,9 +55,10 @@ MEASURED = 64
 def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str = "lora", out: str | Path,
           steps: int | None = None, epochs: float | None = None, batch_size: int | None = None,
           lr: float | None = None, seed: int | None = None, label_budget: int | str = "all",
+          task: str = "auto", target: str | None = None,
           settings: Mapping[str, Any] | None = None, loggers: Sequence[str] = ("jsonl",),
           progress: bool = True) -> Path:
-    """Train an adapter and a classifier on labels; the backbone itself is not written again.
+    """Train an adapter and a head on labels; the backbone itself is not written again.
 
     Args:
         run: run folder, exported folder, folder of transformers, ``timm:NAME`` or ``hf:NAME``.
@@ -66,6 +72,8 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
         lr: peak learning rate.
         seed: key of all randomness.
         label_budget: use so many labelled samples of ``train``, drawn in proportion to the classes; or ``all``.
+        task: ``classes``, ``regression`` (labels are numbers to be predicted), or ``auto``, by a rule that is told.
+        target: column of the numbers to be predicted, in the place of labels.
         settings: any option of the data, the adapter, the augmentation (``augment``, ``flip``, ...) or the training;
             options of a public backbone are written ``backbone.NAME``.
         loggers: ``jsonl``, ``tensorboard``, ``wandb``.
@@ -85,10 +93,12 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
     wishes = {**chosen["train"], **{k: v for k, v in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size),
                                                       ("lr", lr), ("seed", seed)) if v is not None}}
     key = int(coerce(wishes.get("seed", 0), "int", name="seed", where="--seed"))
-    base, train_set, val_set = _open(run, train, val, chosen, key)
+    base, train_set, val_set = _open(run, train, val, chosen, key, task=task, target=target)
     registry.need(card, train_set.modality, where="--adapter")
-    train_set = train_set.subset(nested_subsets(np.asarray(train_set.labels), [label_budget], key)[0])
+    groups = np.asarray(train_set.labels) if train_set.targets is None else strata_of(train_set.targets)
+    train_set = train_set.subset(nested_subsets(groups, [label_budget], key)[0])
     spec = _spec(base, train_set)
+    learned = train_set if spec.target is None else in_deviations(train_set, spec.target)
     notes = [*train_set.notes, *base.backbone.notes, *_leaks(train_set, val_set)]
     torch.manual_seed(key)
     made: Adapter = registry.build("adapter", card.name, base.backbone, spec, **chosen["adapter"])
@@ -114,9 +124,9 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
             if changed:
                 say(changed)
             folder.write_skipped([(s.id, s.reason) for s in [*train_set.skipped, *val_set.skipped]])
-        costs = {} if fabric.world_size > 1 else _costs(made, base, objective, train_set, training, fabric,
+        costs = {} if fabric.world_size > 1 else _costs(made, base, objective, learned, training, fabric,
                                                         chosen["views"])
-        _train(objective, train_set, folder, training, fabric, loggers if lead else (), progress and lead, say)
+        _train(objective, learned, folder, training, fabric, loggers if lead else (), progress and lead, say)
         if lead:
             scores = _score(made, val_set, spec, fabric.device)
             save_adapted(folder, made, base, spec, {"name": card.name, "options": chosen["adapter"]}, {
@@ -136,7 +146,8 @@ def summary(folder: str | Path) -> str:
     found = json.loads((Path(folder) / RESULT).read_text(encoding="utf-8"))
     costs = {name: StepCost(**values) for name, values in found["costs"].items()}
     lines = [table(costs, "full"), f"(batch of {found['measured_batch']})", ""] if costs else []
-    lines += [f"{name}: {100 * s['value']:.1f} % [{100 * s['low']:.1f}, {100 * s['high']:.1f}]"
+    lines += [f"{name}: {s['value']:.4g} [{s['low']:.4g}, {s['high']:.4g}]" if name in NUMBERS else
+              f"{name}: {100 * s['value']:.1f} % [{100 * s['low']:.1f}, {100 * s['high']:.1f}]"
               for name, s in found["scores"]["intervals"].items()]
     return "\n".join([*lines, f"on {found['val_samples']} validation samples, after {found['labels']} labels and "
                               f"{found['steps']} steps"])
@@ -165,7 +176,7 @@ def sort_settings(settings: dict[str, Any], adapter: str) -> dict[str, dict[str,
 
 
 def _open(run: str | Path, train: str | Path, val: str | Path, chosen: Mapping[str, Mapping[str, Any]],
-          seed: int) -> tuple[Base, Dataset, Dataset]:
+          seed: int, *, task: str, target: str | None) -> tuple[Base, Dataset, Dataset]:
     """Base and data, checked against each other before anything is trained."""
     data: dict[str, Any] = {**DATA_SETTINGS, **chosen["data"]}
     base = open_run(run)
@@ -174,13 +185,14 @@ def _open(run: str | Path, train: str | Path, val: str | Path, chosen: Mapping[s
                          fix="Leave it out.")
     if base is not None and data.pop("size") is not None:
         raise UsageError("The image size is the run's own.", where="--set size", fix="Leave it out.")
-    train_set = open_source(train, **data, like=None if base is None else base.spec)
-    val_set = open_source(val, max_skipped=data["max_skipped"], like=train_set.spec)
+    train_set = open_source(train, **data, like=None if base is None else base.spec, task=task, target=target)
+    val_set = open_source(val, max_skipped=data["max_skipped"], like=train_set.spec, target=target,
+                          task="classes" if train_set.targets is None else "regression")
     for dataset, option in ((train_set, "--train"), (val_set, "--val")):
-        if dataset.labels is None:
+        need_spread(dataset, option)
+        if dataset.labels is None and dataset.targets is None:
             raise UsageError("Adapting needs labels; this source has none.", where=f"{option} {dataset.source}")
-    assert train_set.labels is not None and val_set.labels is not None
-    if train_set.labels.ndim != val_set.labels.ndim:
+    if answers(train_set).ndim != answers(val_set).ndim:
         raise UsageError("Samples have one label in one of --train and --val and several in the other.",
                          where=val_set.source)
     if train_set.class_names != val_set.class_names:
@@ -195,10 +207,9 @@ def _open(run: str | Path, train: str | Path, val: str | Path, chosen: Mapping[s
 
 
 def _spec(base: Base, data: Dataset) -> DataSpec:
-    """The base's statistics where it has some, with the classes of these data."""
-    if base.spec is None:
-        return data.spec
-    return replace(data.spec, mean=base.spec.mean, std=base.spec.std)
+    """The base's statistics where it has some, with the classes of these data or the scale of their targets."""
+    spec = data.spec if data.targets is None else replace(data.spec, target=scale_of(data.targets))
+    return spec if base.spec is None else replace(spec, mean=base.spec.mean, std=base.spec.std)
 
 
 def _leaks(train: Dataset, val: Dataset) -> list[str]:
@@ -245,18 +256,28 @@ def _train(objective: AdaptObjective, data: Dataset, run: RunFolder, training: T
 @torch.inference_mode()
 def predict(adapter: Adapter, data: Dataset, spec: DataSpec, *, batch_size: int = 256,
             device: torch.device | str = "cpu") -> np.ndarray:
-    """Class scores of every sample, (N, K): shares that sum to 1, or one probability a class with several labels."""
+    """Class scores of every sample, (N, K): shares that sum to 1, or one probability a class with several labels.
+
+    Of a regression the predicted numbers, (N,) float64, in the unit of the targets.
+    """
     adapter.eval().to(device)
     out = []
     for start in range(0, len(data), batch_size):
         rows = np.arange(start, min(start + batch_size, len(data)))
         logits = adapter(fit_samples(data, spec, rows).to(device)).float()
+        if spec.target is not None:
+            out.append(logits[:, 0].cpu().double().numpy() * spec.target[1] + spec.target[0])
+            continue
         out.append((logits.sigmoid() if spec.multi_label else logits.softmax(-1)).cpu().numpy())
     return np.concatenate(out)
 
 
 def _score(adapter: Adapter, val: Dataset, spec: DataSpec, device: torch.device) -> dict[str, Any]:
     """Every metric on the validation samples, the main ones with intervals over samples."""
+    if val.targets is not None:
+        told = predict(adapter, val, spec, device=device)
+        return dict(plain({"values": score_numbers(told, val.targets), "intervals": _errors(told, val.targets)},
+                          finite=True))
     y, k = np.asarray(val.labels), spec.num_classes
     scores = predict(adapter, val, spec, device=device)
     values = score_all(scores, y, k)
@@ -265,6 +286,15 @@ def _score(adapter: Adapter, val: Dataset, spec: DataSpec, device: torch.device)
     return plain({"values": values, "intervals": {name: {
         "value": values[name], "low": intervals[name].low, "high": intervals[name].high} for name in main}},
         finite=True)
+
+
+def _errors(told: np.ndarray, y: np.ndarray) -> dict[str, dict[str, float]]:
+    """R2 and errors of predicted numbers (M,), each with its interval over samples."""
+    error, values = (told - y)[None], score_numbers(told, y)
+    r2 = hierarchical_interval(qualities(error**2, y), targets=y)
+    mae, mse = hierarchical_interval(np.abs(error)), hierarchical_interval(error**2)
+    ends = {"r2": (r2.low, r2.high), "mae": (mae.low, mae.high), "rmse": (mse.low**0.5, mse.high**0.5)}
+    return {name: {"value": values[name], "low": low, "high": high} for name, (low, high) in ends.items()}
 
 
 def _speaker(progress: bool) -> Callable[[str], None]:

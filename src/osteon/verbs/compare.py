@@ -18,6 +18,7 @@ from osteon.recipes import Recipe
 from osteon.report.numbers import seconds
 from osteon.report.tournament_page import write_tournament_report
 from osteon.verbs._arms import Arm
+from osteon.verbs._labelled import spread_of
 from osteon.verbs._tournament import Entrant, Tournament
 from osteon.verbs._tournament_engine import make_engine
 from osteon.verbs._tournament_final import against_best, agreement, conclude, ranking
@@ -33,7 +34,8 @@ def compare(source: str | Path, *, train: str | Path, test: str | Path,
             out: str | Path, metrics: Sequence[str] = ("knn", "linear_probe"),
             label_budget: Sequence[int | str] = ("all",), public: Sequence[str] = (), control: Sequence[str] = (),
             settings: Mapping[str, Any] | None = None, trials: int = 3, finalists: int = 6, engine: str = "local",
-            workers: int | None = None, leaks: str = "error", progress: bool = True) -> dict[str, Any]:
+            workers: int | None = None, leaks: str = "error", task: str = "auto", target: str | None = None,
+            progress: bool = True) -> dict[str, Any]:
     """Run recipes against each other and against controls at equal compute, and say whether pre-training pays.
 
     The same call on an existing folder goes on where it stopped, also from several processes at a time. Recipes and
@@ -59,6 +61,8 @@ def compare(source: str | Path, *, train: str | Path, test: str | Path,
         engine: ``local``, ``slurm`` or ``ray``.
         workers: processes, or jobs at once; by default one a core.
         leaks: what to do about copies of test samples in ``source`` or ``train``: ``error``, ``drop`` or ``allow``.
+        task: what labels are: ``classes``, ``regression`` (numbers to be predicted), or ``auto``, by a noted rule.
+        target: column of the numbers to be predicted, in the place of labels.
         progress: tell what goes on.
 
     Returns:
@@ -73,7 +77,7 @@ def compare(source: str | Path, *, train: str | Path, test: str | Path,
     say = _speaker(progress)
     wish = check_wish(source, train=train, test=test, recipes=recipes, budget=budget, seeds=seeds, metrics=metrics,
                       label_budget=label_budget, public=public, control=control, settings=settings, trials=trials,
-                      finalists=finalists, leaks=leaks)
+                      finalists=finalists, leaks=leaks, task=task, target=target)
     root = Path(out)
     crew = make_engine(engine, root, workers)
     try:
@@ -96,7 +100,6 @@ def compare(source: str | Path, *, train: str | Path, test: str | Path,
 def _result(course: Tournament, entrants: Sequence[Entrant], arms: Sequence[Arm],
             say: Callable[[str], None]) -> dict[str, Any]:
     task = ground(course.root).task
-    unit = "label-ranking average precision" if task.multi_label else "accuracy"
     costs = course.costs(entrants)
     same = agreement(_measures(course, entrants, arms))
     for row in same:
@@ -104,14 +107,16 @@ def _result(course: Tournament, entrants: Sequence[Entrant], arms: Sequence[Arm]
     for row in costs:
         if row["flag"]:
             say(f"NOT EQUAL: {row['name']} spent {row['flag']}")
-    verdict = conclude(arms, unit, costs)
+    verdict = conclude(arms, task.unit, costs)
     notes = [*ground(course.root).source.notes, *course.plan["notes"], *_notes(course)]
-    result = {"verdict": verdict, "metric": unit, "budgets": task.budgets, "budget": str(course.budget),
+    result = {"verdict": verdict, "metric": task.unit, "budgets": task.budgets, "budget": str(course.budget),
               "arms": [_row(a) for a in arms], "ranking": ranking(arms), "comparisons": against_best(arms),
               "costs": costs, "search_cost": course.search_cost([e.trial for e in entrants]),
               "halving": course.halving, "agreement": same, "crashed": course.crashed, "support": _support(task),
               "classes": task.classes, "test_samples": len(task.test), "seeds": course.seeds,
               "recipes": course.plan["recipes"], "asked": course.plan["asked"], "notes": notes}
+    if task.regression:
+        result["target"] = spread_of(task.test_y)
     return dict(plain(result, finite=True))
 
 

@@ -20,11 +20,21 @@ from osteon.core.run import RunFolder
 from osteon.data import Dataset, find_duplicates, open_source
 from osteon.data.leaks import TRANSDUCTIVE, transductive
 from osteon.modalities import find
-from osteon.parts.intervals import hierarchical_interval
+from osteon.parts.regression import R2
 from osteon.parts.types import DataSpec
 from osteon.report.compare_page import write_evaluation_report
 from osteon.verbs._alone import alone_in
-from osteon.verbs._arms import Arm, Task, feature_arms, labelled_arms, make_task
+from osteon.verbs._arms import (
+    Arm,
+    Task,
+    errors_of,
+    feature_arms,
+    interval_of,
+    labelled_arms,
+    labelled_controls,
+    make_task,
+)
+from osteon.verbs._labelled import fitting, open_pair, spread_of
 from osteon.verbs._model import Trained, extract, load_trained
 from osteon.verbs._networks import fresh, network_arms
 from osteon.verbs._pictures import collect_artefacts
@@ -39,13 +49,13 @@ WHOLE = "fine_tune"
 @alone_in("out", "run")
 def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test: str | Path,
              metrics: Sequence[str] = ("knn", "ncm", "linear_probe"), label_budget: Sequence[int | str] = ("all",),
-             seeds: int = 3, scratch_steps: int | None = None, leaks: str = "error", out: str | Path | None = None,
-             progress: bool = True) -> dict[str, Any]:
+             seeds: int = 3, scratch_steps: int | None = None, leaks: str = "error", task: str = "auto",
+             target: str | None = None, out: str | Path | None = None, progress: bool = True) -> dict[str, Any]:
     """Score one run, or several seeds of several recipes, beside raw inputs, the untrained network and scratch.
 
     Args:
         run: run folder, or several; runs of one objective and backbone are taken as seeds of one recipe.
-        train: labelled source.
+        train: labelled source; its labels are classes, or numbers to be predicted.
         test: labelled source, disjoint from ``train`` and from the data of pre-training.
         metrics: evaluators (``osteon methods --kind evaluator``) and ``fine_tune``; those that need no labels describe
             the test features under ``label_free``.
@@ -55,6 +65,9 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
             pre-training took; 0 leaves the from-scratch control out.
         leaks: what to do when copies of test samples lie in the training or pre-training data: ``error``, ``drop`` the
             test samples concerned, or ``allow``.
+        task: ``classes``, ``regression`` (labels are numbers to be predicted), or ``auto``: regression where they are
+            more than 20 distinct numbers, not all of them whole.
+        target: column of the numbers to be predicted, in the place of labels.
         out: folder for ``evaluation.json`` and ``report.html``; by default the (first) run's own.
         progress: tell what goes on.
 
@@ -70,27 +83,29 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     models = [load_trained(r) for r in runs]
     if leaks not in LEAKS:
         raise UsageError(f"'{leaks}' is no way to treat leaks.", where="--leaks", fix=f"Use {', '.join(LEAKS)}.")
-    train_set, test_set = (open_source(s, like=models[0].spec) for s in (train, test))
-    if train_set.class_names and test_set.class_names and test_set.class_names != train_set.class_names:
-        test_set = test_set.with_classes(train_set.class_names)
+    train_set, test_set = open_pair(train, test, models[0].spec, task, target)
     notes = [*train_set.notes, *(n for n in test_set.notes if n not in train_set.notes)]
     test_set, found = check_leaks(models, train_set, test_set, leaks)
     notes += found
     flips = [m.meta.get("objective", {}).get("options", {}).get("flip") is not False for m in models]
-    task = make_task(train_set, test_set, [_budget(b) for b in label_budget], seeds, flip=all(flips))
-    notes.append(f"{len(task.held_out)} labelled samples of --train are held out: recipes and controls are chosen on "
+    judged = make_task(train_set, test_set, [_budget(b) for b in label_budget], seeds, flip=all(flips))
+    readers, left = fitting(readers, judged, whole=WHOLE in _listed(metrics) and scratch_steps != 0)
+    notes += left
+    notes.append(f"{len(judged.held_out)} labelled samples of --train are held out: recipes and controls are chosen on "
                  "them, they train nothing")
     most = max(len(group) for group in _recipes(models).values())
     if most > seeds:
         notes.append(f"{most} runs of one recipe were given; with --seeds {seeds}, the first {seeds} are scored")
-    arms = _all_arms(models, task, readers, WHOLE in _listed(metrics), scratch_steps, say)
-    unit = "label-ranking average precision" if task.multi_label else "accuracy"
+    arms = _all_arms(models, judged, readers, WHOLE in _listed(metrics), scratch_steps, say)
     result: dict[str, Any] = {
-              "verdict": judge(arms, unit), "metric": unit, "budgets": task.budgets, "arms": [_row(a) for a in arms],
-              "support": _support(task), "classes": task.classes, "test_samples": len(test_set), "seeds": seeds,
+              "verdict": judge(arms, judged.unit), "metric": judged.unit, "budgets": judged.budgets,
+              "arms": [_row(a) for a in arms], "support": _support(judged), "classes": judged.classes,
+              "test_samples": len(test_set), "seeds": seeds,
               "notes": notes, "runs": [_about(m, r) for m, r in zip(models, runs, strict=True)]}
     if describers:
         result["label_free"] = {m.name: _describe(m, test_set, describers) for m in models}
+    if judged.regression:
+        result["target"] = spread_of(judged.test_y)
     result = plain(result, finite=True)  # a score that is not defined is null: NaN is no JSON
     folder = Path(out) if out is not None else runs[0]
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +179,7 @@ def _all_arms(models: Sequence[Trained], task: Task, readers: Sequence[str], fin
     for name, control in controls.items():
         arms += feature_arms(name, "control", [control(task.train.images, task.test.images, task.train.spec)], task,
                              readers)
-    for name, fit in getattr(find(task.train.modality), "LABELLED_CONTROLS", {}).items():
+    for name, fit in labelled_controls(find(task.train.modality), task).items():
         say(f"control: {name}")
         arms += labelled_arms(name, fit, task)
     for name, model in networks.items():
@@ -267,15 +282,17 @@ def _leak(text: str, where: str, leaks: str, notes: list[str]) -> None:
 
 
 def _row(arm: Arm) -> dict[str, Any]:
-    mean = hierarchical_interval(arm.quality)
+    mean, least = interval_of(arm), 0.0 if arm.targets is None else -np.inf
     means = {k: float(np.mean(v)) for k, v in arm.scores.items()}
     return {"name": arm.name, "kind": arm.kind, "source": arm.source, "evaluator": arm.evaluator, "budget": arm.budget,
-            "mean": mean.mean, "low": max(0.0, mean.low), "high": min(1.0, mean.high),
+            "mean": mean.mean, "low": max(least, mean.low), "high": min(1.0, mean.high),
             "seeds": [float(q) for q in arm.quality.mean(1)],
-            "validation": arm.validation, "wall_s": arm.wall_s, **means}
+            "validation": arm.validation, "wall_s": arm.wall_s, **means, **errors_of(arm)}
 
 
 def _support(task: Task) -> dict[str, int]:
+    if task.regression:
+        return {}
     y = np.asarray(task.test.labels)
     counts = y.sum(0) if y.ndim == 2 else np.bincount(y, minlength=task.classes)
     names = task.test.class_names or [str(i) for i in range(task.classes)]
@@ -327,9 +344,24 @@ def summary(result: Mapping[str, Any]) -> str:
     by = {(a["name"], a["budget"]): a for a in result["arms"]}
     names.sort(key=lambda nk: -float(np.mean([by[nk[0], b]["mean"] for b in budgets])))
     wide = max(len(n) for n, _ in names)
-    lines = [f"{'':{wide}}  {'':10}  " + "  ".join(f"{str(b) + ' labels':>22}" for b in budgets)]
+    numbers = result.get("metric") == R2
+    lines = [f"{R2 if numbers else '':{wide}}  {'':10}  " + "  ".join(f"{str(b) + ' labels':>22}" for b in budgets)]
     for name, kind in names:
-        cells = [f"{100 * by[name, b]['mean']:5.1f} [{100 * by[name, b]['low']:5.1f}, {100 * by[name, b]['high']:5.1f}]"
-                 for b in budgets]
+        cells = [_cell(by[name, b], numbers) for b in budgets]
         lines.append(f"{name:{wide}}  {kind:10}  " + "  ".join(f"{c:>22}" for c in cells))
+    if numbers:
+        lines += ["", *(_errors(by[names[0][0], b]) for b in budgets)]
     return "\n".join([*lines, "", result["verdict"]["sentence"]])
+
+
+def _cell(arm: Mapping[str, Any], numbers: bool) -> str:
+    if numbers:
+        return f"{arm['mean']:6.3f} [{arm['low']:6.3f}, {arm['high']:6.3f}]"
+    return f"{100 * arm['mean']:5.1f} [{100 * arm['low']:5.1f}, {100 * arm['high']:5.1f}]"
+
+
+def _errors(arm: Mapping[str, Any]) -> str:
+    """Errors of an arm in the unit of the target."""
+    mae, rmse = (f"{key.upper()} {arm[key]:.4g} [{arm[key + '_low']:.4g}, {arm[key + '_high']:.4g}]"
+                 for key in ("mae", "rmse"))
+    return f"{arm['name']}, {arm['budget']} labels: {mae}, {rmse}"

@@ -72,6 +72,9 @@ def incontext(network: str | Path, *, train: str | Path, test: str | Path, label
     notes = [*train_set.notes, *(n for n in test_set.notes if n not in train_set.notes)]
     test_set, found = check_leaks([], train_set, test_set, leaks)
     task = make_task(train_set, test_set, list(label_budget), seeds)
+    if task.regression:
+        raise UsageError("The network tells classes apart; the labels of this table are numbers to be predicted.",
+                         where=str(train), fix="Cut them into classes, or use osteon evaluate.")
     if task.multi_label or task.classes > net.classes:
         raise UsageError(f"The network tells {net.classes} classes apart, this table has {task.classes}"
                          f"{' at a time' if task.multi_label else ''}.", where=str(train),

@@ -21,6 +21,7 @@ from osteon.core.run import RunFolder
 from osteon.data import Dataset
 from osteon.data.ids import split_ids
 from osteon.data.mixture import open_mixed, read_shares
+from osteon.data.targets import why_unlabelled
 from osteon.modalities import find
 from osteon.parts.low_rank import train_low_rank
 from osteon.parts.objective import Objective
@@ -167,7 +168,7 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
     card = registry.find("objective", wishes["objective"])
     registry.need(card, dataset.modality, where="--objective")
     if card.labels and dataset.labels is None:
-        raise UsageError(f"Objective '{card.name}' learns from labels; this source has none.", where=str(source))
+        raise UsageError(f"Objective '{card.name}' learns from labels; {why_unlabelled(dataset)}.", where=str(source))
 
     going_on = settle_continuation(chosen["continue"], init=wishes["init"], guard_source=wishes["guard"])
     torch.manual_seed(check_seed(coerce(wishes["seed"] or 0, "int", name="seed", where="--seed")))
