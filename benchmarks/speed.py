@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import views
+from benchmarks import loading, views
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,7 +142,7 @@ def probe_cost() -> list[str]:
 
 
 def main() -> int:
-    """Measure everything and write docs/evidence/speed.md."""
+    """Measure everything and write docs/evidence/speed.md; loading has a page of its own."""
     torch.set_num_threads(1)
     page = ["# Speed", "", "Regenerate with `make bench`. Medians; CPU seconds of one thread; work interleaved with "
             f"its peer's in one run. Python {platform.python_version()}, torch {torch.__version__}, "
@@ -154,7 +154,7 @@ def main() -> int:
         print("\n".join(lines), flush=True)
         page += [f"## {title}", "", (measure.__doc__ or "").strip(), "", "```", *lines, "```", ""]
     (ROOT / "docs" / "evidence" / "speed.md").write_text("\n".join(page), encoding="utf-8")
-    return 0
+    return loading.main([])
 
 
 if __name__ == "__main__":

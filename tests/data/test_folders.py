@@ -6,6 +6,7 @@ import pytest
 
 from osteon.core.errors import DataError
 from osteon.data import folders, open_source
+from osteon.data.source import list_source
 
 
 def values(data) -> list[int]:
@@ -99,3 +100,15 @@ def test_names_that_are_no_utf8_can_be_written(save, tmp_path):
 def test_empty_folder(tmp_path):
     with pytest.raises(DataError, match="no image"):
         open_source(tmp_path)
+
+
+def test_a_folder_of_images_is_gone_through_twice_and_not_once_a_modality(save, tmp_path, monkeypatch):
+    for name in ("a/x.png", "a/y.png", "b/z.png"):
+        save(name)
+    looked = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(str(path)) or scan(path))
+    assert list_source(str(tmp_path)).ids == ["a/x.png", "a/y.png", "b/z.png"]
+    assert looked.count(str(tmp_path / "a")) == 2
+    save("a/new.png")
+    assert len(list_source(str(tmp_path)).ids) == 4  # nothing is remembered from one listing to the next

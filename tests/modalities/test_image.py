@@ -242,3 +242,48 @@ def test_statistics_by_hand():
     assert mean == (0.5,) and std == (0.5,)
     mean, std = measure(np.full((2, 1, 2, 2), 1e8, np.float32), 1.0, chunk=1)
     assert mean == (1e8,) and std == (0.0,)
+
+
+def test_bytes_are_counted_in_parts_of_any_size(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (9, 3, 5, 7), dtype=np.uint8)
+    whole = measure(images, 255.0)
+    for cells in (1, 80, 10**6):  # less than an image, two images, all at once
+        monkeypatch.setattr("osteon.modalities._measure._CELLS", cells)
+        assert measure(images, 255.0) == whole
+        assert measure(np.asfortranarray(images), 255.0) == whole
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "I;16", "F"])
+def test_a_square_is_decoded_as_decoding_and_cutting_it_gives(mode):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (21, 37, 3), dtype=np.uint8))
+    picture = picture.convert("I").convert(mode) if mode == "I;16" else picture.convert(mode)
+    for kind in ("TIFF", "JPEG") if mode in ("L", "RGB", "CMYK") else ("TIFF",):
+        data = encoded(picture, kind)
+        for size in (11, 16, 21, 40):
+            np.testing.assert_array_equal(im.decode_square(data, size), im.square(im.decode(data), size))
+
+
+def test_a_large_jpeg_is_decoded_at_a_reduced_size():
+    """96 pixels for 24: a half (48) leaves twice the side, a quarter would not; 95 for 24: nothing does."""
+    y, x = np.mgrid[:96, :120] / 96
+    smooth = np.stack([255 * x / 1.25, 255 * y, 128 + 100 * np.sin(6 * x * y)], -1).astype(np.uint8)
+    data = encoded(Image.fromarray(smooth), "JPEG", quality=95, subsampling=0)
+    half = Image.open(io.BytesIO(data))
+    half.draft(None, (60, 48))
+    assert half.size == (60, 48)
+    wanted = im.square(np.asarray(half.convert("RGB")), 24)
+    found = im.decode_square(data, 24)
+    np.testing.assert_array_equal(found, wanted)
+    full = im.square(im.decode(data), 24)
+    assert 0 < np.abs(found.astype(int) - full).mean() < 0.5
+    less = encoded(Image.fromarray(smooth[:95]), "JPEG")
+    np.testing.assert_array_equal(im.decode_square(less, 24), im.square(im.decode(less), 24))
+
+
+def test_a_reduced_jpeg_stands_upright_too():
+    left = np.zeros((64, 64), np.uint8)
+    left[:, :32] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    found = im.decode_square(encoded(Image.fromarray(left), "JPEG", exif=exif), 8)
+    assert found[0, 0].min() > 250 and found[0, 7].max() < 5

@@ -14,7 +14,7 @@ from typing import Any
 from osteon.core.errors import DataError
 from osteon.data.folders import SPLIT_NAMES, list_folder, walk
 from osteon.data.listing import Listing, RawLabel, unique_ids
-from osteon.data.tables import _PATHS, _read_csv, _split_labels, _stamp, columns_of, further
+from osteon.data.tables import _PATHS, _split_labels, _stamp, columns_of, further, read_rows
 from osteon.modalities import Unreadable
 from osteon.modalities.text import SAMPLES, SUFFIXES, decode_text
 from osteon.parts.types import DataSpec
@@ -87,7 +87,7 @@ def _by_file_names(found: Listing) -> Listing:
 
 def _list_csv(path: Path, source: str) -> Listing:
     _read(path, source)  # says where a file is no UTF-8
-    rows = _read_csv(path, source)
+    rows = list(read_rows(path, source))
     (_, header), body = rows[0], rows[1:]
     columns = columns_of(header, source)
     for line, row in body:

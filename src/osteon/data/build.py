@@ -42,11 +42,12 @@ def plan_samples(listing: Listing, codec: Codec, *, size: int | None, like: Data
     """
     headers: dict[int, Any] = {}
     failed: dict[int, str] = {}
+    known: dict[Any, Any] = {}  # equal headers are one object: most samples of a source are alike
     for i, result in _each(listing, range(len(listing.ids)), codec.header, progress, "reading headers"):
         if isinstance(result, Unreadable):
             failed[i] = str(result)
         else:
-            headers[i] = result
+            headers[i] = _one_object(known, result)
     check_skipped([*listing.skipped, *(Skipped(listing.ids[i], reason) for i, reason in failed.items())],
                   len(headers), max_skipped, listing.source, find(listing.modality).SAMPLES)
     plan = codec.plan(headers, size=size, like=like, source=listing.source, options=options)
@@ -59,6 +60,13 @@ def plan_samples(listing: Listing, codec: Codec, *, size: int | None, like: Data
     return plan, failed
 
 
+def _one_object(known: dict[Any, Any], header: Any) -> Any:
+    try:
+        return known.setdefault(header, header)
+    except TypeError:  # it holds what has no hash
+        return header
+
+
 def decode_samples(listing: Listing, codec: Codec, plan: PlanLike, failed: dict[int, str],
                    sink: Callable[[np.ndarray], None], progress: Progress | None) -> None:
     """Decode what has not failed, in order, into ``sink``; what fails now is added to ``failed``."""
@@ -66,7 +74,9 @@ def decode_samples(listing: Listing, codec: Codec, plan: PlanLike, failed: dict[
     def work(payload: Payload) -> np.ndarray:
         return codec.convert(payload, plan)
 
-    wanted = [i for i in range(len(listing.ids)) if i not in failed]
+    wanted: Sequence[int] = range(len(listing.ids))
+    if failed:
+        wanted = np.array([i for i in wanted if i not in failed], np.int64)  # type: ignore[assignment]
     for i, result in _each(listing, wanted, work, progress, "decoding"):
         if isinstance(result, Unreadable):
             failed[i] = str(result)
@@ -103,7 +113,7 @@ def _each(listing: Listing, rows: Sequence[int], work: Callable[[Payload], Resul
     def run(payloads: list[Payload]) -> list[Any]:
         return [attempt(payload) for payload in payloads]
 
-    chunks = (list(rows[start:start + _CHUNK]) for start in range(0, len(rows), _CHUNK))
+    chunks = ([int(i) for i in rows[start:start + _CHUNK]] for start in range(0, len(rows), _CHUNK))
     pending: deque[tuple[list[int], Future[list[Any]]]] = deque()
     threads, done = workers(), 0
     with strict_pillow(), ThreadPoolExecutor(threads, thread_name_prefix="osteon-decode") as pool:

@@ -19,7 +19,7 @@ from osteon.core.errors import DataError
 from osteon.data.listing import raw_bytes
 
 #: Changes whenever decoding rules or the layout of the cache change.
-VERSION = 2
+VERSION = 3
 _HEADER = 128
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 from collections import Counter
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from osteon.core.errors import DataError
-from osteon.data.listing import Listing, Skipped, digest, unique_ids
+from osteon.data.listing import Listing, RawLabel, Skipped, digest_of, unique_ids
 from osteon.modalities import one_of
 from osteon.modalities.image import SUFFIXES
 
@@ -29,8 +33,33 @@ class Walk:
     repeated: int = 0
 
 
+#: Folders gone through while one source is listed, where all files were others: their endings are known.
+_LOOKS: ContextVar[dict[Path, Walk] | None] = ContextVar("osteon-looks", default=None)
+
+
+@contextlib.contextmanager
+def one_look() -> Iterator[None]:
+    """While one source is listed, a folder is not gone through again for endings that it does not have."""
+    token = _LOOKS.set({})
+    try:
+        yield
+    finally:
+        _LOOKS.reset(token)
+
+
 def walk(root: Path, suffixes: frozenset[str]) -> Walk:
     """Every file with one of ``suffixes``; links are followed, but no folder is entered twice; hidden names ignored."""
+    looks = _LOOKS.get()
+    held = looks.get(root) if looks is not None else None
+    if held is not None and not suffixes & set(held.others):
+        return Walk(root, others=Counter(held.others), repeated=held.repeated)
+    found = _walk(root, suffixes)
+    if looks is not None and not found.files and not found.skipped:
+        looks[root] = found
+    return found
+
+
+def _walk(root: Path, suffixes: frozenset[str]) -> Walk:
     found = Walk(root)
     seen: set[tuple[int, int]] = set()
     stack: list[tuple[str, ...]] = [()]
@@ -99,7 +128,7 @@ def list_folder(root: Path, source: str, *, suffixes: frozenset[str] = SUFFIXES,
     found = walk(root, suffixes)
     if not _any(found, source, samples):
         return None
-    stamp = digest(root.resolve(), *(f"{'/'.join(path)}|{size}|{time}" for path, size, time in found.files))
+    stamp = _stamp(found)
     return _named_by_place(found, [path for path, _, _ in found.files], source, samples, stamp)
 
 
@@ -119,8 +148,13 @@ def list_series(root: Path, source: str, *, suffixes: frozenset[str], samples: s
     if () in paths and len(paths) > 1:
         raise DataError(f"Files lie in the folder itself and in its subfolders, so which of them are one of the "
                         f"{samples} is unknown.", where=source, fix=f"Give each of the {samples} a folder of its own.")
-    stamp = digest(root.resolve(), *(f"{'/'.join(path)}|{size}|{time}" for path, size, time in found.files))
+    stamp = _stamp(found)
     return _named_by_place(found, paths, source, samples, stamp)
+
+
+def _stamp(found: Walk) -> str:
+    lines = (f"{'/'.join(path)}|{size}|{time}" for path, size, time in found.files)
+    return digest_of(chain([found.root.resolve()], lines))
 
 
 def _any(found: Walk, source: str, samples: str) -> bool:
@@ -134,24 +168,32 @@ def _any(found: Walk, source: str, samples: str) -> bool:
 
 def _named_by_place(found: Walk, paths: list[tuple[str, ...]], source: str, samples: str, stamp: str) -> Listing:
     """A listing of files or folders: splits and classes by the folders they lie in."""
-    root, notes = found.root, list[str]()
-    splits: list[str] | None = None
-    inner = paths
-    if all(len(path) > 1 and path[0].lower() in SPLIT_NAMES for path in paths):
-        splits, inner = [path[0] for path in paths], [path[1:] for path in paths]
-    labels = None
-    nested = [len(path) > 1 for path in inner]
-    if all(nested):
-        labels = [path[0] for path in inner]
-        notes.append(f"classes: the names of the subfolders (rule: {samples} lie in subfolders, none beside them)")
-    elif any(nested):
-        notes.append(f"classes: none (rule: {samples} lie in subfolders and beside them, so subfolders are not "
-                     "classes)")
+    root = found.root
+    splits, labels, notes = by_place(paths, samples)
     if found.others:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.others.most_common(4))
         notes.append(f"ignored: {sum(found.others.values()):,} files that are not {samples} by their ending ({kinds})")
     if found.repeated:
         notes.append(f"links: {found.repeated} folders seen already through a link were not entered again")
     return Listing(source, unique_ids(show(path) or root.name for path in paths), lambda i: root.joinpath(*paths[i]),
-                   stamp, labels=[show((label,)) for label in labels] if labels else None, split=splits,
+                   stamp, labels=labels, split=splits,
                    skipped=found.skipped, notes=notes)
+
+
+def by_place(paths: list[tuple[str, ...]],
+             samples: str) -> tuple[list[str] | None, list[RawLabel] | None, list[str]]:
+    """Splits and classes of relative paths by the folders they lie in, None where they are neither, and the rules."""
+    splits: list[str] | None = None
+    inner, notes = paths, list[str]()
+    if all(len(path) > 1 and path[0].lower() in SPLIT_NAMES for path in paths):
+        splits, inner = [path[0] for path in paths], [path[1:] for path in paths]
+    labels: list[RawLabel] | None = None
+    nested = [len(path) > 1 for path in inner]
+    if all(nested):
+        names = {name: show((name,)) for name in {path[0] for path in inner}}
+        labels = [names[path[0]] for path in inner]
+        notes.append(f"classes: the names of the subfolders (rule: {samples} lie in subfolders, none beside them)")
+    elif any(nested):
+        notes.append(f"classes: none (rule: {samples} lie in subfolders and beside them, so subfolders are not "
+                     "classes)")
+    return splits, labels, notes

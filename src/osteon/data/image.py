@@ -13,7 +13,7 @@ from osteon.data.codec import Codec
 from osteon.data.policy import Plan, make_plan
 from osteon.modalities import Payload
 from osteon.modalities._measure import measure, scale_of
-from osteon.modalities.image import RULES, Header, decode, read_header, square, to_channels, to_depth
+from osteon.modalities.image import RULES, Header, decode_square, read_header, to_channels, to_depth
 from osteon.parts.types import DataSpec
 
 
@@ -23,7 +23,7 @@ def _plan(headers: dict[int, Header], *, size: int | None, like: DataSpec | None
 
 
 def _convert(payload: Payload, plan: Plan) -> np.ndarray:
-    return to_depth(to_channels(square(decode(payload), plan.size), plan.channels), plan.dtype)
+    return to_depth(to_channels(decode_square(payload, plan.size), plan.channels), plan.dtype)
 
 
 def _measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...], float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,16 +72,16 @@ class Listing:
 
     def take(self, index: Sequence[int] | np.ndarray) -> Listing:
         """The images numbered ``index`` (ascending)."""
-        rows = [int(i) for i in index]
+        rows = np.asarray(index, np.int64)
         payload = self.payload
 
         def pick(values: list | None) -> list | None:
-            return None if values is None else [values[i] for i in rows]
+            return None if values is None else [values[i] for i in rows.tolist()]
 
         def picked(column: Callable[[], list[RawLabel]]) -> Callable[[], list[RawLabel]]:
-            return lambda: [values[i] for values in (column(),) for i in rows]
+            return lambda: [values[i] for values in (column(),) for i in rows.tolist()]
 
-        return replace(self, ids=[self.ids[i] for i in rows], payload=lambda i: payload(rows[i]),
+        return replace(self, ids=[self.ids[i] for i in rows.tolist()], payload=lambda i: payload(int(rows[i])),
                        labels=pick(self.labels), groups=pick(self.groups), split=pick(self.split),
                        extra={name: picked(column) for name, column in self.extra.items()})
 
@@ -113,6 +112,11 @@ def shown(text: str, most: int = 200) -> str:
 
 def digest(*parts: object) -> str:
     """Hex digest (128 bits) of the text of ``parts``, kept apart from each other."""
+    return digest_of(parts)
+
+
+def digest_of(parts: Iterable[object]) -> str:
+    """:func:`digest` of parts that need not lie in memory together."""
     mark = hashlib.blake2b(digest_size=16)
     for part in parts:
         text = str(part).encode("utf-8", "surrogateescape")
@@ -127,15 +131,20 @@ def raw_bytes(array: np.ndarray) -> memoryview:
 
 def unique_ids(ids: Iterable[str]) -> list[str]:
     """The same ids, with ``#2``, ``#3``... after the second and later uses of one."""
-    seen: Counter[str] = Counter()
+    given = ids if isinstance(ids, list) else list(ids)
+    taken = set(given)
+    if len(taken) == len(given):
+        return list(given)
+    taken.clear()
+    seen: dict[str, int] = {}
     out: list[str] = []
-    taken: set[str] = set()
-    for name in ids:
-        seen[name] += 1
-        fresh = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    for name in given:
+        count = seen.get(name, 0) + 1
+        fresh = name if count == 1 else f"{name}#{count}"
         while fresh in taken:
-            seen[name] += 1
-            fresh = f"{name}#{seen[name]}"
+            count += 1
+            fresh = f"{name}#{count}"
+        seen[name] = count
         taken.add(fresh)
         out.append(fresh)
     return out
@@ -151,6 +160,12 @@ def _whole(value: int | float | str, source: str) -> int | str:
                     fix="Labels are class numbers or names; to predict numbers, say --task regression.")
 
 
+def share_equal(values: Iterable[str]) -> list[str]:
+    """The same texts, equal ones being one object: a column of few names takes a pointer a row."""
+    known: dict[str, str] = {}
+    return [known.setdefault(value, value) for value in values]
+
+
 def encode_labels(raw: list[RawLabel] | None, names: list[str] | None, ids: list[str],
                   source: str) -> tuple[np.ndarray | None, list[str], list[str]]:
     """Labels as numbers: ((N,) int64 or (N, K) uint8 for several labels an image, class names, notes).
@@ -161,19 +176,21 @@ def encode_labels(raw: list[RawLabel] | None, names: list[str] | None, ids: list
     if raw is None or all(label is None for label in raw):
         return None, [], []
     multi = any(isinstance(label, list) for label in raw)
-    rows = [label if isinstance(label, list) else [] if label is None else [label] for label in raw]
+    rows = [label if isinstance(label, list) else [] if label is None else [label] for label in raw] if multi else []
     missing = [] if multi else [ids[i] for i, label in enumerate(raw) if label is None]
     if missing:
         raise DataError(f"{len(missing)} of {len(raw)} images have no label, the others do.",
                         where=f"{source}: {missing[0]}",
                         fix="Label every image or none, or give the labelled ones as a source of their own.")
-    values = {_whole(value, source) for row in rows for value in row}
+    found: set[Any] = {value for row in rows for value in row} if multi else set(raw)
+    values = {_whole(value, source) for value in found}
     if names is not None and all(isinstance(value, int) for value in values):
-        for i, row in enumerate(rows):
-            for value in row:
-                if not 0 <= int(value) < len(names):
-                    raise DataError(f"Label {value} has no name: there are {len(names)} class names.",
-                                    where=f"{source}: {ids[i]}", fix="Correct the label or the class names.")
+        wrong = {value for value in values if not 0 <= int(value) < len(names)}
+        if wrong:
+            i, value = next((i, value) for i, row in enumerate(rows if multi else ([label] for label in raw))
+                            for value in row if value in wrong)
+            raise DataError(f"Label {value} has no name: there are {len(names)} class names.",
+                            where=f"{source}: {ids[i]}", fix="Correct the label or the class names.")
         classes, number = list(names), {i: i for i in range(len(names))}
     else:
         numeric = all(isinstance(v, int) or re.fullmatch(r"-?\d{1,18}", v) for v in values)
@@ -187,7 +204,7 @@ def encode_labels(raw: list[RawLabel] | None, names: list[str] | None, ids: list
             table[i, [number[value] for value in row]] = 1  # type: ignore[index]
         return table, classes, [f"labels: several an image ({len(classes)} classes, {table.sum() / len(table):.2f} an "
                                 f"image on average; {int((table.sum(1) == 0).sum())} images have none)"]
-    labels = np.array([number[row[0]] for row in rows], np.int64)  # type: ignore[index]
+    labels = np.fromiter((number[label] for label in raw), np.int64, len(raw))  # type: ignore[index]
     counts = np.bincount(labels, minlength=len(classes))
     note = f"labels: {len(classes)} classes, {counts.min():,} to {counts.max():,} images a class"
     if (counts > 0).sum() == 1:

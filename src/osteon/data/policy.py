@@ -36,11 +36,12 @@ class Plan:
 def make_plan(headers: dict[int, Header], *, size: int | None, like: DataSpec | None, source: str) -> Plan:
     """Choose size, channels and depth from the headers of all readable images (number -> header)."""
     depth, depth_note, rejected = _depth(headers, like)
-    kept = {i: header for i, header in headers.items() if i not in rejected}
+    kept = {i: header for i, header in headers.items() if i not in rejected} if rejected else headers
     if not kept:
         raise DataError(f"No image has values of type {depth}.", where=source, fix="Convert the images.")
     wanted = size if size is not None or like is None else like.size
-    side, size_note = choose_size(np.array([(h.height, h.width) for h in kept.values()]), wanted)
+    sides = np.fromiter((side for h in kept.values() for side in (h.height, h.width)), np.int64, 2 * len(kept))
+    side, size_note = choose_size(sides.reshape(-1, 2), wanted)
     channels, channel_note = _channels(kept, like, source)
     for i, header in kept.items():
         if header.channels not in (1, 3, channels):

@@ -15,7 +15,7 @@ from osteon.core.errors import DataError
 from osteon.data._numbers import list_numbers
 from osteon.data.codec import Codec, PlanLike, check_options, codec
 from osteon.data.listing import Listing, RawLabel, Skipped, digest, unique_ids
-from osteon.data.tables import _read_csv, _split_labels, _stamp, columns_of, further
+from osteon.data.tables import _split_labels, _stamp, columns_of, further, read_rows
 from osteon.modalities import NAMES, Payload, Unreadable
 from osteon.modalities.several import RULES
 from osteon.parts.members import Members, plain_spec
@@ -51,7 +51,8 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
 def _manifest(path: Path, source: str) -> Listing | None:
     """Cells are paths relative to the manifest, of text also the text itself; an empty one is a missing member."""
     try:
-        (_, header), *body = _read_csv(path, source)
+        rows = read_rows(path, source)
+        _, header = next(rows)
     except DataError:
         return None
     columns = {name.strip().lower(): i for i, name in enumerate(header)}
@@ -59,6 +60,7 @@ def _manifest(path: Path, source: str) -> Listing | None:
     if len(names) < 2:
         return None
     columns_of(header, source)
+    body = list(rows)
     members = [_ALIASES.get(name, name) for name in columns if _ALIASES.get(name, name) in MEMBERS]
     twice = next((name for name in names if members.count(name) > 1), None)
     if twice is not None:

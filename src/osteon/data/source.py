@@ -23,20 +23,21 @@ from osteon.data.arrays import list_arrays, list_hub
 from osteon.data.build import Progress, check_skipped, decode_samples, plan_samples
 from osteon.data.codec import check_options, codec, named_sources
 from osteon.data.dataset import Dataset, make_spec
-from osteon.data.folders import list_folder, walk
+from osteon.data.folders import list_folder, one_look, walk
 from osteon.data.ids import restrict, split_ids
 from osteon.data.listing import Listing, Skipped, digest, encode_labels, raw_bytes, shown, there
 from osteon.data.tables import list_csv, list_parquet, parquet_files
 from osteon.data.targets import check_task, read_targets, with_column
+from osteon.data.tars import find_tars, list_tars
 from osteon.modalities import NAMES, find, one_of
 from osteon.modalities.image import MAX_PIXELS
 from osteon.parts.types import DataSpec
 
 #: What a source may be, for messages.
 KINDS = ("a folder of images, recordings, texts or clouds of points, with or without a subfolder a class; a csv or "
-         "parquet manifest, parquet files, .npy, .npz, .ts, .txt, .jsonl; a csv of a series, of rows or edges; "
-         "digits, tones, waves, sentences, mixed, shapes, numbers... or hf:NAME; a part of it as SOURCE:SPLIT, and the "
-         "samples of a list as SOURCE@ids.csv")
+         "parquet manifest, tar shards, parquet files, .npy, .npz, .ts, .txt, .jsonl; a csv of a series, of rows or "
+         "edges; digits, tones, waves, sentences, mixed, shapes, numbers... or hf:NAME; a part of it as SOURCE:SPLIT, "
+         "and the samples of a list as SOURCE@ids.csv")
 
 
 def open_source(source: str | Path | Dataset, *, size: int | None = None, limit: int | None = None,
@@ -168,6 +169,12 @@ def list_source(source: str, *, modality: str | None = None, options: Mapping[st
 def list_raw(source: str, modality: str | None = None, options: Mapping[str, Any] | None = None,
              like: DataSpec | None = None, target: str | None = None) -> Listing:
     """The contents of a source as it lies there, before texts are cut; arguments as of :func:`list_source`."""
+    with one_look():
+        return _list(source, modality, options, like, target)
+
+
+def _list(source: str, modality: str | None, options: Mapping[str, Any] | None, like: DataSpec | None,
+          target: str | None) -> Listing:
     name, split = _parse(source)
     named = {} if there(name) else _named()
     if name in named:
@@ -175,6 +182,11 @@ def list_raw(source: str, modality: str | None = None, options: Mapping[str, Any
     if name.startswith("hf:"):
         return list_hub(name[3:], split)
     path = Path(os.path.expanduser(name))
+    inside = bool(split) and (path / str(split)).is_dir() if there(name) else False
+    tars = None if modality == "several" else find_tars(path / str(split) if inside else path, source)
+    if tars is not None:
+        listing = list_tars(tars, source, modality)
+        return listing.only(split) if split and not inside else listing
     if not there(name):
         try:
             beside = [str(path.parent / entry.name) for entry in path.parent.iterdir()]

@@ -7,8 +7,9 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from osteon.core.errors import DataError, nearest
 from osteon.data.folders import SPLIT_NAMES, ending, walk
-from osteon.data.listing import Listing, RawLabel, digest, unique_ids
+from osteon.data.listing import Listing, RawLabel, digest_of, share_equal, unique_ids
 from osteon.modalities import Payload
 
 _PATHS = ("path", "file", "file_name", "filename", "image", "sound", "video")
@@ -29,33 +30,46 @@ _COLUMNS = "path (or file, image, bytes), and where known label (or labels), gro
 
 def list_csv(path: Path, source: str) -> Listing:
     """A csv or tsv manifest, one row an image; paths are relative to the manifest."""
-    rows = _read_csv(path, source)
-    (_, header), body = rows[0], rows[1:]
+    rows = read_rows(path, source)
+    _, header = next(rows)
     columns = columns_of(header, source)
     key = next((name for name in _PATHS if name in columns), None)
     if key is None:
         raise DataError(f"The manifest has no column of paths; it has: {', '.join(header)}.", where=source,
                         fix=f"Columns are {_COLUMNS}.{nearest('path', columns)}")
-    if not body:
-        raise DataError("The manifest has a header and no rows.", where=source, fix="Add a row for every image.")
-    for line, row in body:
-        if len(row) != len(header):
-            raise DataError(f"Row {line} has {len(row)} cells, the header has {len(header)}.", where=source,
+    label = next((name for name in _LABELS if name in columns), None)
+    cells: dict[str, list[str]] = {name: [] for name in (key, label, "group", "speaker", "split") if name in columns}
+    takers = [(columns[name], values.append) for name, values in cells.items()]
+    known: dict[str, str] = {}  # equal cells are one object: a column of few names takes a pointer a row
+    place, width = columns[key], len(header)
+    for line, row in rows:
+        if len(row) != width:
+            raise DataError(f"Row {line} has {len(row)} cells, the header has {width}.", where=source,
                             fix="Put cells that contain the separator in double quotes.")
-        if not row[columns[key]].strip():
+        if not row[place].strip():
             raise DataError(f"Row {line} has no {key}.", where=source, fix="Fill it in or remove the row.")
-    names = [row[columns[key]].strip() for _, row in body]
+        for column, take in takers:
+            cell = row[column].strip()
+            take(known.setdefault(cell, cell))
+    names = cells[key]
+    if not names:
+        raise DataError("The manifest has a header and no rows.", where=source, fix="Add a row for every image.")
+    folder = path.parent
+    return Listing(source, unique_ids(names if os.sep == "/" else [name.replace(os.sep, "/") for name in names]),
+                   lambda i: folder / names[i], _stamp(chain([path], _below(folder, names))),
+                   labels=_split_labels(cells[label], label == "labels") if label else None,
+                   groups=cells.get("group") or cells.get("speaker"), split=cells.get("split"),
+                   extra=further(columns, partial(_cells, path, source, columns)))
 
-    def column(name: str) -> list[str] | None:
-        return [row[columns[name]].strip() for _, row in body] if name in columns else None
 
-    label_column = next((name for name in _LABELS if name in columns), None)
-    labels = _split_labels(column(label_column) or [], label_column == "labels") if label_column else None
-    where = [path.parent / name for name in names]
-    groups = column("group") or column("speaker")
-    return Listing(source, unique_ids(name.replace(os.sep, "/") for name in names), lambda i: where[i],
-                   _stamp([path, *where]), labels=labels, groups=groups, split=column("split"),
-                   extra=further(columns, column))
+def _cells(path: Path, source: str, columns: Mapping[str, int], name: str) -> list[str]:
+    """One more column of a csv manifest that has been found to be whole."""
+    rows = read_rows(path, source)
+    next(rows)
+    try:
+        return share_equal(row[columns[name]].strip() for _, row in rows)
+    except IndexError:
+        raise DataError("The manifest changed while it was read.", where=source, fix="Try again.") from None
 
 
 def further(columns: Iterable[str],
@@ -110,12 +124,14 @@ def list_parquet(files: Sequence[Path], source: str, root: Path) -> Listing:
         ids += part.ids(place)
         labels += part.labels()
         groups += part.text("group") or []
-        split += part.text("split") or [_split_of(part.file, root) if len(files) > 1 else ""] * part.rows
+        split += part.text("split") or [split_of(part.file, root) if len(files) > 1 else ""] * part.rows
     names = next((part.class_names for part in parts if part.class_names), None)
     if any(part.class_names not in (None, names) for part in parts):
         raise DataError("The parquet files name their classes differently.", where=source, fix="Name one file.")
-    return Listing(source, unique_ids(ids), _Rows(parts), _stamp(files), labels=labels, class_names=names,
-                   groups=groups if groups and len(groups) == len(ids) else None, split=split if any(split) else None,
+    named = (_below(part.file.parent, part.ids("")) for part in parts if part.of_paths)
+    return Listing(source, unique_ids(ids), _Rows(parts), _stamp(chain(files, *named)), labels=labels,
+                   class_names=names, groups=groups if groups and len(groups) == len(ids) else None,
+                   split=split if any(split) else None,
                    extra={name: partial(_numbers_of, parts, name) for name in parts[0].single()
                           if all(name in part.known for part in parts)})
 
@@ -164,9 +180,14 @@ class _ParquetPart:
         with pq.ParquetFile(self.file) as table:
             return table.read(columns=[column]).column(0).to_pylist()
 
+    @property
+    def of_paths(self) -> bool:
+        """Whether the rows name files."""
+        return _is_text(self.schema.field(self.column).type)
+
     def ids(self, place: str) -> list[str]:
         kind = self.schema.field(self.column).type
-        if _is_text(kind):
+        if self.of_paths:
             return [str(value) for value in self._read(self.column)]
         names: list[str | None] = [None] * self.rows
         if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
@@ -174,7 +195,9 @@ class _ParquetPart:
         return [name or f"{place}:{row}" for row, name in enumerate(names)]
 
     def text(self, name: str) -> list[str] | None:
-        return ["" if v is None else str(v) for v in self._read(self.known[name])] if name in self.known else None
+        if name not in self.known:
+            return None
+        return share_equal("" if v is None else str(v) for v in self._read(self.known[name]))
 
     def single(self) -> list[str]:
         """Columns of single numbers or texts that have no role, by name in lower case."""
@@ -234,36 +257,51 @@ class _Rows:
         return value if isinstance(value, bytes) else part.file.parent / value
 
 
-def _read_csv(path: Path, source: str) -> list[tuple[int, list[str]]]:
-    """Rows with the line each ends on; the separator is a tab (.tsv), or a semicolon if the header has no comma."""
+def read_rows(path: Path, source: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not blank, the header first, with the line each ends on, without holding them all.
+
+    The separator is a tab (.tsv), or a semicolon if the header has no comma. Raises DataError, of an empty file too.
+    """
+    def lines(file: Iterable[str]) -> Iterator[str]:
+        for number, line in enumerate(file, 1):
+            if "\0" in line:
+                raise DataError(f"Row {number} holds a null byte.", where=source, fix="Save it as UTF-8 text.")
+            yield line
+
+    empty = True
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             head = file.readline()
             file.seek(0)
             separator = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-        wrong = next((line for line, row in rows if any("\0" in cell for cell in row)), None)
-        if wrong is not None:
-            raise DataError(f"Row {wrong} holds a null byte.", where=source, fix="Save it as UTF-8 text.")
+            reader = csv.reader(lines(file) if _has_null(path) else file, delimiter=separator, strict=True)
+            for row in reader:
+                if any(map(str.strip, row)):
+                    empty = False
+                    yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise DataError("The manifest is not UTF-8 text.", where=source, fix="Save it as UTF-8.") from error
     except (csv.Error, OSError) as error:
         raise DataError(f"The manifest cannot be read: {error}", where=source,
                         fix="Check quotes and permissions.") from error
-    if not rows:
+    if empty:
         raise DataError("The manifest is empty.", where=source, fix=f"Columns are {_COLUMNS}.")
-    return rows
+
+
+def _has_null(path: Path) -> bool:
+    """Whether a null byte stands in a file; found in blocks, because looking at every line costs as much as reading."""
+    with path.open("rb") as file:
+        return any(b"\0" in block for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _split_labels(values: Sequence[str], several: bool) -> list[RawLabel]:
     """Cells to labels: several an image when the column says so or any cell holds | or ;"""
-    if several or any(re.search(r"[|;]", value) for value in values):
+    if several or any(re.search(r"[|;]", value) for value in set(values)):
         return [[name.strip() for name in re.split(r"[|;]", value) if name.strip()] for value in values]
     return [value or None for value in values]
 
 
-def _split_of(file: Path, root: Path) -> str:
+def split_of(file: Path, root: Path) -> str:
     """Split a parquet file belongs to: from its name (``train-00000-of-00001``) or its folder, else none."""
     parts = file.relative_to(root).parts if file.is_relative_to(root) else (file.name,)
     for part in (parts[-1], *reversed(parts[:-1])):
@@ -286,15 +324,23 @@ def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str] | None:
         return None
 
 
-def _stamp(files: Sequence[Path]) -> str:
-    def line(file: Path) -> str:
-        try:
-            status = file.stat()
-            return f"{file}|{status.st_size}|{status.st_mtime_ns}"
-        except (OSError, ValueError):  # ValueError: a null byte
-            return f"{file}|missing"
+def _below(folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """Paths of files named relative to a folder, as text: a ``Path`` each would take more than the rest of a row."""
+    start = os.path.join(folder.absolute(), "")
+    return (name if os.path.isabs(name) else start + name for name in names)
 
-    return digest(*(line(file.absolute()) for file in files))
+
+def _stamp(files: Iterable[str | Path]) -> str:
+    """Digest of paths (texts are absolute), sizes and times of modification."""
+    def line(file: str | Path) -> str:
+        where = file if isinstance(file, str) else str(file.absolute())
+        try:
+            status = os.stat(where)
+            return f"{where}|{status.st_size}|{status.st_mtime_ns}"
+        except (OSError, ValueError):  # ValueError: a null byte
+            return f"{where}|missing"
+
+    return digest_of(map(line, files))
 
 
 def _is_text(kind: pa.DataType) -> bool:

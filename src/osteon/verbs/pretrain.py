@@ -22,6 +22,7 @@ from osteon.data import Dataset
 from osteon.data.ids import split_ids
 from osteon.data.mixture import open_mixed, read_shares
 from osteon.data.targets import why_unlabelled
+from osteon.data.tars import is_pattern
 from osteon.modalities import find
 from osteon.parts.low_rank import train_low_rank
 from osteon.parts.objective import Objective
@@ -338,7 +339,7 @@ def lasting(source: str) -> str:
         return f"{lasting(whole)}@{ids.resolve()}"
     path, colon, part = source.rpartition(":")
     for name, rest in ((source, ""), (path, colon + part)):
-        if name and Path(name).exists():
+        if name and (Path(name).exists() or is_pattern(name)):
             return str(Path(name).resolve()) + rest
     return source
 
