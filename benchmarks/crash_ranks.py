@@ -80,10 +80,13 @@ def change_ranks(folder: Path, data: Path) -> list[str]:
     return wrong
 
 
-def torchrun(folder: Path, data: Path) -> tuple[list[str], float]:
-    """Kill one rank under torchrun, with default waiting: what went wrong, and the seconds until all had ended."""
+def torchrun(folder: Path, data: Path, number: signal.Signals) -> tuple[list[str], float]:
+    """Kill or stop one rank under torchrun, with default waiting: what went wrong, and the seconds until all had ended.
+
+    The run is told to save its state often; what the two ranks leave must be complete, and no process may stay behind.
+    """
     case = next(c for c in CASES if c.ranks == 2)
-    trial = Trial(case, folder / "torchrun", data, None)
+    trial = Trial(case, folder / f"torchrun-{number.name}", data, None)
     words = list(trial.pretrain)
     words[words.index("--steps") + 1] = "100000"
     environment = {**os.environ, "OSTEON_CACHE": trial.environment["OSTEON_CACHE"], "OMP_NUM_THREADS": "1",
@@ -96,13 +99,19 @@ def torchrun(folder: Path, data: Path) -> tuple[list[str], float]:
     ranks = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     begun = time.monotonic()
     if process.poll() is None and ranks:
-        os.kill(ranks[-1], signal.SIGKILL)
+        os.kill(ranks[-1], number)
     said, _ = process.communicate(timeout=300)
     seconds = time.monotonic() - begun
     wrong = [] if process.returncode not in (0, None) else ["torchrun ended with 0"]
     wrong += [] if seconds < 60 else [f"it took {seconds:.0f} s"]
     wrong += [] if RunFolder(trial.out).latest_checkpoint() is not None else ["no checkpoint"]
-    return [f"torchrun: {text}\n{said[-2000:]}" for text in wrong], seconds
+    left = [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
+    wrong += [f"{len(left)} ranks are left"] if left else []
+    if number == signal.SIGSTOP and "did not answer within" not in " ".join(said.split()):
+        wrong.append("not said which limit ran out")
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return [f"torchrun, {number.name}: {text}\n{said[-2000:]}" for text in wrong], seconds
 
 
 def ranks(folder: Path, data: Path, *, full: bool) -> tuple[list[str], list[str]]:
@@ -114,8 +123,9 @@ def ranks(folder: Path, data: Path, *, full: bool) -> tuple[list[str], list[str]
              "- From one rank to two and from two to one on resume: the same samples in every step, the same lines of "
              "metrics, weights within 0.001."]
     if full:
-        wrong, seconds = torchrun(folder, data)
-        lost += wrong
-        lines.append(f"- One of two ranks killed under torchrun, with the default limits: everything had ended after "
-                     f"{seconds:.0f} s, with a non-zero code.")
+        for number, word in ((signal.SIGKILL, "killed"), (signal.SIGSTOP, "stopped, so that it hangs,")):
+            wrong, seconds = torchrun(folder, data, number)
+            lost += wrong
+            lines.append(f"- One of two ranks {word} under torchrun, with the default limits: everything had ended "
+                         f"after {seconds:.0f} s, with a non-zero code, and no process was left.")
     return lines, lost

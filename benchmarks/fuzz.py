@@ -2,8 +2,11 @@
 
 Valid files are changed by a mutator of its own (bits, bytes, blocks, numbers at the edges of their types, words that
 formats use) and opened as the verbs open them. Anything but an OsteonError is a finding, as is a case that takes longer
-than its limit; findings are kept and make the command fail. With atheris installed the same targets are driven by
-coverage instead. Results go to docs/evidence/fuzz.md.
+than its limit; findings are kept and make the command fail. Results go to docs/evidence/fuzz.md.
+
+``--engine atheris`` drives the same targets by coverage of osteon's readers (pip install atheris; nothing else needs
+it) and writes no page: the mutator is the one on record because it runs everywhere, and the same seed throws the same
+files.
 """
 
 from __future__ import annotations
@@ -12,7 +15,11 @@ import argparse
 import contextlib
 import hashlib
 import io
+import json
+import multiprocessing
+import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,6 +29,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -298,25 +306,59 @@ def targets() -> list[Target]:
     ]
 
 
-def by_coverage(target: Target, folder: Path, seconds: float) -> bool:
-    """Drive a target by atheris in a child, where it is installed."""
-    try:
-        import atheris
-    except ImportError:
-        return False
-    import multiprocessing
+def instrumented() -> None:
+    """Have atheris see which branches of osteon a case takes; functions that were imported before it count too."""
+    import atheris
+
+    rooms = ("osteon.data", "osteon.modalities", "osteon.core", "osteon.recipes")
+    for module in [m for name, m in sys.modules.items() if name.startswith(rooms)]:
+        classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+        holders = [module, *classes]
+        for function in [f for h in holders for f in vars(h).values() if isinstance(f, FunctionType)]:
+            if function.__module__ == module.__name__:
+                atheris.instrument_func(function)
+
+
+def by_coverage(target: Target, folder: Path, seconds: float) -> None:
+    """Drive a target by atheris in a child, which tells what it found through a file."""
+    corpus, told = folder / "corpus", folder / "told.jsonl"
+    corpus.mkdir(exist_ok=True)
+    for number, seed in enumerate(target.seeds):
+        (corpus / str(number)).write_bytes(seed)
+    counts = multiprocessing.get_context("fork").Array("q", 2)
 
     def work() -> None:
-        atheris.instrument_all()
-        atheris.Setup(
-            [sys.argv[0], f"-max_total_time={max(1, int(seconds))}"], lambda data: once(target, bytes(data), folder)
-        )
-        atheris.Fuzz()
+        import atheris
+
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 2)
+        base, accepted = target.runs, target.accepted
+
+        def one(data: bytes) -> None:
+            known = len(target.found)
+            once(target, data, folder)
+            counts[0], counts[1] = target.runs - base, target.accepted - accepted
+            if len(target.found) > known:
+                text, found = list(target.found.items())[-1]
+                with told.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([text, found.hex()]) + "\n")
+
+        limits = (f"-max_total_time={max(1, round(seconds))}", "-max_len=16384", "-timeout=0", "-rss_limit_mb=0")
+        atheris.Setup([sys.argv[0], *limits, str(corpus)], one)
+        with little_room():
+            atheris.Fuzz()
 
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
     child.join()
-    return True
+    target.runs += counts[0]
+    target.accepted += counts[1]
+    if told.exists():
+        target.found |= {text: bytes.fromhex(data) for text, data in map(json.loads, told.read_text().splitlines())}
+        told.unlink()
+    if child.exitcode:
+        target.found.setdefault(f"the process ended with {child.exitcode}", b"")
+    shutil.rmtree(corpus)
 
 
 def late(*_: Any) -> None:
@@ -329,10 +371,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", choices=("own", "atheris"), default="own")
     parser.add_argument("--only", default="", help="targets whose name contains this")
     asked = parser.parse_args()
     signal.signal(signal.SIGALRM, late)
     every = [t for t in targets() if asked.only in t.name]
+    if asked.engine == "atheris":
+        instrumented()
     with tempfile.TemporaryDirectory() as folder, strict_pillow(), warnings.catch_warnings():
         Image.new("RGB", (8, 8)).save(Path(folder) / "a.png")
         warnings.simplefilter("ignore")
@@ -341,6 +386,9 @@ def main() -> int:
             for seed in target.seeds:
                 once(target, seed, Path(folder))
             start = time.monotonic()
+            if asked.engine == "atheris":
+                by_coverage(target, Path(folder), share)
+                start -= share
             with little_room():
                 while time.monotonic() - start < share:
                     data = mutated(rng.choice(target.seeds), target.seeds, rng)
@@ -354,7 +402,7 @@ def main() -> int:
                     f"  {text}\n    {data[:300]!r} ({hashlib.sha256(data).hexdigest()[:12]}, {len(data)} bytes)",
                     flush=True,
                 )
-    if not asked.only:
+    if not asked.only and asked.engine == "own":
         report(every, asked.seconds)
     return int(any(target.found for target in every))
 

@@ -109,6 +109,23 @@ def test_hub_reads_a_local_folder(save, tmp_path, monkeypatch):
         open_source(f"hf:{tmp_path}/none")
 
 
+@pytest.mark.parametrize(("source", "asked"), [
+    ("hf:owner/data@v1:train", {"revision": "v1"}), ("hf:owner/data@refs/pr/2", {"revision": "refs/pr/2"}),
+    ("hf:owner/data", {})])
+def test_hub_takes_a_revision_and_notes_the_commit(save, monkeypatch, source, asked):
+    datasets = pytest.importorskip("datasets")
+    data, commit = save("1.png", 9).read_bytes(), "0123456789" * 4
+    table = datasets.Dataset.from_dict({"image": [{"bytes": data, "path": None}] * 2},
+                                       features=datasets.Features({"image": datasets.Image()}))
+    table.info.download_checksums = {f"hf://datasets/owner/data@{commit}/train.parquet": {"num_bytes": 9}}
+    seen = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **options: (
+        seen.append((name, options)), datasets.DatasetDict({"train": table}))[1])
+    found = open_source(source, cache=False)
+    assert seen == [("owner/data", asked)] and found.images[:, 0, 0, 0].tolist() == [9, 9]
+    assert f"commit: {commit} of owner/data" in found.notes
+
+
 def test_equal_axes_are_taken_for_channels_last(tmp_path):
     images = np.arange(64, dtype=np.uint8).reshape(1, 4, 4, 4)
     np.save(tmp_path / "x.npy", images)

@@ -162,6 +162,11 @@ NPZ = [
         refused("'label'", "no text"),
     ),
     Case(
+        "labels of code points beyond Unicode",
+        one("x.npz", npz(image=IMAGES, label=np.array([0x110000, 97] * 4, np.uint32).view("<U2"))),
+        refused("'label'", "no text"),
+    ),
+    Case(
         "images and labels",
         one("x.npz", npz(image=IMAGES, label=LABELS)),
         Loads(4, (1, 8, 8), lambda d: d.labels.tolist() == [0, 1, 0, 1]),

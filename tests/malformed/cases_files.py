@@ -102,6 +102,8 @@ YAML = (
     ("a date of month 13", b"a: 2020-13-45\n"),
     ("a merge of a number", b"<<: 3\n"),
     ("binary that is none", b"a: !!binary '?'\n"),
+    ("a number that is none", b"seed: !!float ''\n"),
+    ("a switch that is none", b"seed: !!bool maybe\n"),
     ("an unknown setting", b"no_such_setting: 3\n"),
 )
 SETTINGS = [
@@ -297,6 +299,7 @@ RUNS = [
         ("has no step", note({"meta": {}})),
         ("has a step that is a word", note({"step": "x", "meta": {}})),
         ("has no meta", note({"step": 2})),
+        ("has a meta that is a list", note({"step": 2, "meta": []})),
         ("has a step that is a list", note({"step": [2], "meta": {}})),
     )
 ]

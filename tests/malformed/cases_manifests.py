@@ -108,6 +108,7 @@ CSV = [
     Case("a file above the folder", outside, Loads(2)),
     Case("an absolute path", absolute, Loads(2)),
     Case("a path of 5,000 letters", text("path\na.png\n" + "x" * 5000 + ".png\n"), skipped(1, xxxx="")),
+    Case("no path but one of 5,000 letters", text("path\n" + "x" * 5000 + ".png\n"), refused("No readable image")),
     Case("a path with a null byte", text(b"path\na.png\nb\0c.png\n"), refused("null")),
     Case(
         "a path that is a web address", text("path\na.png\nhttps://example.org/x.png\n"), skipped(1, http="not found")
@@ -193,6 +194,7 @@ PARQUET = [
     Case("labels of NaN for some", parquet(image=[A, B], label=[float("nan"), 1.0]), refused("no label")),
     Case("labels that are dates", parquet(image=[A], label=pa.array([0], pa.timestamp("s"))), refused("no class")),
     Case("labels that are lists", parquet(image=[A, B], label=[[0, 1], []]), Loads(2)),
+    Case("labels that are lists of lists", parquet(image=[A, B], label=[[[0]], [[1]]]), refused("no class")),
     Case("labels that are lists of None", parquet(image=[A, B], label=[[None], [1]]), Loads(2)),
     Case("labels that are infinite", parquet(image=[A, B], label=[float("inf"), 1.0]), refused("no class")),
     Case("labels of text and None", parquet(image=[A, B], label=["x", None]), refused("no label")),

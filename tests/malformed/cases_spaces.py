@@ -216,6 +216,13 @@ POINTS = [
             ply(2, bytes(24) + b"\xff\0\0\0\0", "binary_little_endian 1.0", FACE.format(n=1)),
             "ends within",
         ),
+        *(
+            ("bad.ply", f"a face of NaN {what}", ply(2, bytes(24) + data, "binary_little_endian 1.0", more), "not whole")
+            for what, data, more in (
+                ("corners", b"\0\0\xc0\x7f" * 4, "element face 1\nproperty list float int vertex_indices\n"),
+                ("points", b"\1\0\0\xc0\x7f", "element face 1\nproperty list uchar float vertex_indices\n"),
+            )
+        ),
         (
             "bad.ply",
             "10^18 rows of nothing",

@@ -145,6 +145,12 @@ def series(what: str, text: Any, rule: Any, name: str = "s.csv", **options: Any)
 TS = "@problemName x\n@timeStamps false\n@univariate true\n@classLabel true a b\n@data\n"
 OVER_TIME = [
     series("as it should be", over_time(), Loads()),
+    Case(
+        "parquet of odd nanoseconds",
+        parquet(time=pa.array(np.arange(40) * 10**9 + 1, pa.timestamp("ns")), x=np.arange(40.0)),
+        Loads(),
+        options=SERIES,
+    ),
     series("0 bytes", "", refused("empty")),
     series("a header alone", "time,a,b\n", refused()),
     series("one step", over_time(1), refused()),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import builtins
 import json
 import math
+import types
 
 import numpy as np
 import pytest
 
 from osteon.core.errors import DataError, MissingExtra, UsageError
-from osteon.modalities import Unreadable, find
+from osteon.modalities import Unreadable, _tokens, find
 from osteon.modalities import text as m
 from osteon.parts.types import DataSpec
 
@@ -172,3 +173,18 @@ def test_long_texts_and_strange_letters_are_drawn_without_trouble():
 
 def test_the_backbone_is_told_the_size_of_the_vocabulary():
     assert find("text").backbone_options(spec()) == {"vocabulary": 6}
+
+
+@pytest.mark.parametrize(("name", "asked"), [("owner/model@v1", ("owner/model", "v1")),
+                                             ("owner/model", ("owner/model", "main"))])
+def test_a_vocabulary_of_the_hub_is_taken_at_a_revision(monkeypatch, name, asked):
+    library = pytest.importorskip("tokenizers")
+    made = library.Tokenizer(library.models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    seen = []
+
+    class Door:
+        from_pretrained = staticmethod(lambda where, revision: (seen.append((where, revision)), made)[1])
+
+    fake = types.SimpleNamespace(Tokenizer=Door)
+    monkeypatch.setattr(_tokens, "_library", lambda why: fake)
+    assert "a" in _tokens._from_hub(name).tokens and seen == [asked]

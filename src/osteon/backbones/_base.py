@@ -46,6 +46,7 @@ class Backbone(nn.Module):
         self.size: int | tuple[int, ...] = self.extent[0] if square else self.extent
         self.name, self.channels, self.options = name, channels, options
         self.notes: list[str] = []  # every automatic choice with its rule
+        self.origin = ""  # where published weights came from, with the commit where that is known
 
     @abstractmethod
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
@@ -159,9 +160,11 @@ class Backbone(nn.Module):
                 module.training = mode
         return int(counter.get_total_flops())
 
-    def _note_origin(self, pretrained: bool) -> None:
+    def _note_origin(self, pretrained: bool, name: str, commit: str) -> None:
         """Say where the weights of a foreign model come from and what its normalisation sees."""
-        self.notes.append("weights: " + ("as published" if pretrained else "random"))
+        self.origin = (f"{name}@{commit}" if commit else name) if pretrained else ""
+        self.notes.append("weights: " + ("random" if not pretrained else
+                                         f"as published, commit {commit}" if commit else "as published"))
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules()):
             self.notes.append("its BatchNorm takes the statistics of each process's own share of the batch")
 

@@ -1,8 +1,10 @@
 """A vision encoder of transformers as a backbone: ``hf:NAME_OR_FOLDER``.
 
 The name stands for an architecture (its ``config.json``): weights are random unless ``pretrained=True`` is asked for,
-which reads safetensors only. Other options overwrite fields of the configuration. Features are the last hidden state;
-``mask`` works where the model takes ``bool_masked_pos`` and has a mask token, ``keep`` never does.
+which reads safetensors only. ``hf:NAME@REVISION`` takes a branch, tag or commit; weights are those of the commit the
+configuration came from, and the code of a repository is never run. Other options overwrite fields of the configuration.
+Features are the last hidden state; ``mask`` works where the model takes ``bool_masked_pos`` and has a mask token,
+``keep`` never does.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from osteon.backbones._base import Backbone, map_features
+from osteon.backbones._hub import split_revision
 from osteon.core.errors import MissingExtra, UsageError, nearest
 from osteon.parts.types import Features
 
@@ -30,7 +33,7 @@ class HfBackbone(Backbone):
     """A vision model of transformers that takes ``pixel_values``.
 
     Args:
-        name: name on the Hub, or local folder, without ``hf:``.
+        name: name on the Hub, by choice with ``@REVISION``, or local folder, without ``hf:``.
         channels: number of input channels.
         size: side of the images in pixels.
         options: ``pretrained`` (False), ``pool`` ("auto": the class token where there is one; "cls"; "mean"), and
@@ -39,7 +42,7 @@ class HfBackbone(Backbone):
     """
 
     def __init__(self, name: str, *, channels: int, size: int, options: dict[str, Any]) -> None:
-        wishes = dict(options)
+        wishes, (name, self._revision) = dict(options), split_revision(name)
         pretrained, stored = bool(wishes.pop("pretrained", False)), wishes.pop("config", None)
         super().__init__(f"hf:{name}", channels=channels, size=size, options={"pool": wishes.pop("pool", "auto")})
         if self.options["pool"] not in ("auto", "cls", "mean"):
@@ -48,18 +51,20 @@ class HfBackbone(Backbone):
             raise UsageError(f"config is whole; {', '.join(wishes)} cannot be set beside it.", where=self.name)
         config = self._restore(stored) if stored else self._configure(name, wishes, pretrained)
         self.options["config"] = _plain(config)  # so that the network can be rebuilt where the name means nothing
-        self.model, accepted = _create(name, config, pretrained)
+        self.model, accepted = _create(name, config, pretrained, self._revision)
         self._extra = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
         self._token_name = _mask_token(self.model) if "bool_masked_pos" in accepted else None
-        self._note_origin(pretrained)
+        self._note_origin(pretrained, self.name, self._revision or "")
         self._measure(getattr(config, "patch_size", None))
 
     def _configure(self, name: str, changes: dict[str, Any], pretrained: bool) -> Any:
         """The model's configuration with this data's channels and size and the user's options."""
         try:
-            config = transformers.AutoConfig.from_pretrained(name)
+            pinned = {} if self._revision is None else {"revision": self._revision}
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **pinned)
         except (OSError, ValueError) as error:
             raise UsageError(f"transformers finds no configuration for {name!r}: {error}", where="backbone") from error
+        self._revision = getattr(config, "_commit_hash", None) or self._revision  # what a branch was at this moment
         config = getattr(config, "vision_config", config)
         for key in changes:
             if not hasattr(config, key) or key in ("num_channels", "image_size"):
@@ -158,7 +163,7 @@ def _plain(config: Any) -> dict[str, Any]:
     return {k: v for k, v in json.loads(config.to_json_string(use_diff=False)).items() if k not in left_out}
 
 
-def _create(name: str, config: Any, pretrained: bool) -> tuple[nn.Module, set[str]]:
+def _create(name: str, config: Any, pretrained: bool, revision: str | None) -> tuple[nn.Module, set[str]]:
     """The model without parts that features do not use, and the arguments its forward takes."""
     if type(config) not in transformers.MODEL_MAPPING:
         raise UsageError(f"transformers has no plain model for {type(config).__name__}.", where=f"backbone hf:{name}")
@@ -170,7 +175,9 @@ def _create(name: str, config: Any, pretrained: bool) -> tuple[nn.Module, set[st
         raise UsageError(f"{cls.__name__} is not an image model.", where=f"backbone hf:{name}")
     try:
         if pretrained:
-            return cls.from_pretrained(name, config=config, use_safetensors=True, **extra), accepted
+            pinned = {} if revision is None else {"revision": revision}
+            return cls.from_pretrained(name, config=config, use_safetensors=True, trust_remote_code=False, **pinned,
+                                       **extra), accepted
         return cls(config, **extra), accepted
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(f"transformers cannot build {name}: {error}", where=f"backbone hf:{name}") from error

@@ -3,6 +3,8 @@
 Plain Vision Transformers get the full door (stem, positions, trunk, keep, mask); every other model gives features only
 and refuses masks. The name stands for an architecture: weights are random unless ``pretrained=True`` is asked for,
 which reads them from timm's source (the local cache first). All other options go to the model's constructor.
+``timm:NAME@REVISION`` takes the weights of a branch, tag or commit of the Hub; ``timm:hf_hub:OWNER/NAME[@REVISION]`` is
+any repository of the Hub in timm's layout. Pickled weights are read as weights only; no code of a repository is run.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from osteon.backbones._base import Backbone, map_features, placed_tokens, take_kept
+from osteon.backbones._hub import cached_commit, split_revision
 from osteon.core.errors import MissingExtra, UsageError, nearest
 from osteon.parts.positions import resample
 from osteon.parts.types import Features
@@ -26,13 +29,16 @@ except ImportError as error:
     raise MissingExtra("timm", "timm", why="A backbone named timm:NAME") from error
 
 OURS = ("in_chans", "num_classes", "img_size")
+#: What a name begins with that is one of the Hub and not of timm.
+HUB = ("hf_hub:", "hf-hub:")
 
 
 class TimmBackbone(Backbone):
     """A timm model, its classifier removed.
 
     Args:
-        name: name of the timm model, tag included, without ``timm:``.
+        name: name of the timm model, tag included, or ``hf_hub:OWNER/NAME``, by choice with ``@REVISION``, without
+            ``timm:``.
         channels: number of input channels.
         size: side of the images in pixels.
         options: ``pretrained`` (False) and whatever the model's constructor takes, e.g. ``patch_size``.
@@ -40,11 +46,19 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, *, channels: int, size: int, options: dict[str, Any]) -> None:
         pretrained = bool(options.get("pretrained", False))  # not kept: options describe the architecture alone
+        asked, (name, revision) = name, split_revision(name)
+        if name.startswith(HUB):
+            name, options, source = _from_hub(asked, options)
+        else:
+            source = _pinned(name, revision) if pretrained else {}
         super().__init__(f"timm:{name}", channels=channels, size=size,
                          options={k: v for k, v in options.items() if k != "pretrained"})
-        self.model = _create(name, channels, size, {**self.options, "pretrained": pretrained})
+        self.model = _create(name, channels, size, {**self.options, "pretrained": pretrained, **source})
         self.plain = _is_plain(self.model)
-        self._note_origin(pretrained)
+        where, revision = split_revision(asked)
+        repository = (getattr(self.model, "pretrained_cfg", None) or {}).get("hf_hub_id")
+        commit = cached_commit(split_revision(str(repository))[0], revision) if pretrained and repository else ""
+        self._note_origin(pretrained, f"timm:{where}", commit)
         if self.plain:
             self.kind = "tokens"
             self.dim = self.token_dim = self.model.num_features
@@ -158,10 +172,38 @@ class TimmBackbone(Backbone):
             raise self._refuse(what, "Choose a plain ViT of timm, or osteon's own vit_*.")
 
 
-def _create(name: str, channels: int, size: int, options: dict[str, Any]) -> Any:
+def _from_hub(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Architecture, options and source of weights of ``hf_hub:OWNER/NAME[@REVISION]``, from its ``config.json``."""
+    try:
+        source, name, arguments = timm.models.load_model_config_from_hf(name.split(":", 1)[1])
+    except Exception as error:  # the Hub's library raises its own, requests' and the file system's errors
+        raise UsageError(f"The Hub's configuration cannot be read: {error}", where=f"backbone timm:{name}",
+                         fix="Check the name, the revision, the network and the Hub's cache.") from error
+    arguments = {k: v for k, v in arguments.items() if k not in OURS}
+    return name, {**arguments, **options}, {"pretrained_cfg": source}
+
+
+def _must_exist(name: str) -> None:
     if not timm.is_model(name.split(".")[0]):
         raise UsageError(f"timm has no model {name!r}.{nearest(name, timm.list_models())}", where="backbone",
                          fix="See timm.list_models().")
+
+
+def _pinned(name: str, revision: str | None) -> dict[str, Any]:
+    """What makes timm take a model's weights at a revision; nothing where none is asked for."""
+    if revision is None:
+        return {}
+    _must_exist(name)
+    stated = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    repository = None if stated is None else stated.hf_hub_id
+    if not repository:
+        raise UsageError(f"The weights of {name} do not lie on the Hub, so they have no revision.",
+                         where=f"backbone timm:{name}@{revision}", fix="Leave out the revision.")
+    return {"pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{revision}"}}
+
+
+def _create(name: str, channels: int, size: int, options: dict[str, Any]) -> Any:
+    _must_exist(name)
     for key in OURS:
         if key in options:
             raise UsageError(f"{key} follows from the data and cannot be set.", where=f"backbone timm:{name}")

@@ -56,7 +56,8 @@ def read_yaml(path: Path) -> Any:
         if path.exists() and not path.is_file():  # reading a pipe would wait for ever
             raise ValueError("it is not a regular file")
         return checked_yaml(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, RecursionError, TypeError, ValueError, AttributeError) as error:  # dates, tags
+    except (OSError, yaml.YAMLError, RecursionError, TypeError, ValueError, AttributeError,  # dates, tags
+            LookupError) as error:
         raise ValueError(str(error)[:500] or type(error).__name__) from error
 
 

@@ -318,7 +318,7 @@ def _row(line: str) -> dict[str, Any] | None:
 
 def _checkpoint(file: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
     tensors, note = read_tensors(file)
-    if not isinstance(note, dict) or type(note.get("step")) is not int or "meta" not in note:
+    if not isinstance(note, dict) or type(note.get("step")) is not int or not isinstance(note.get("meta"), dict):
         raise DataError("The file is no checkpoint: it does not say of which step.", where=str(file),
                         fix="Use an earlier checkpoint.")
     return note["step"], tensors, note["meta"]

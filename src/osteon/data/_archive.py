@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,8 @@ def room() -> int:
 def load(file: Path | BinaryIO, source: str, mmap_mode: Any = None) -> Any:
     """The array of an ``.npy``, or of an open file, which stays open, the array or the archive of an ``.npz``.
 
+    One whose samples do not lie one after the other (Fortran order) is read into memory, mapped or not.
+
     Raises:
         DataError: neither, damaged, Python objects, or more than the file holds or memory can take.
     """
@@ -50,6 +53,9 @@ def load(file: Path | BinaryIO, source: str, mmap_mode: Any = None) -> Any:
             _check_head(file, source)
             file.seek(0)
         held = np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
+        if isinstance(held, np.memmap) and not held.flags.c_contiguous:
+            _check_room(held.nbytes, source)
+            held = np.load(file, allow_pickle=False)
         if isinstance(held, np.lib.npyio.NpzFile) and held.zip is not None:
             _check_members(held.zip, source)
     except DataError:
@@ -57,6 +63,43 @@ def load(file: Path | BinaryIO, source: str, mmap_mode: Any = None) -> Any:
     except Exception as error:  # numpy raises about anything on damaged input
         raise _refused(error, source) from error
     return held
+
+
+class Rows:
+    """Rows of an array one by one; of one that lies in a file through reads, which say so where the file was cut short
+    meanwhile: touching a mapping of what is no longer there would end the process.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.file = array, None
+        base = array
+        while isinstance(base.base, np.ndarray):
+            base = base.base
+        if isinstance(base, np.memmap):
+            self.base, self.file = base, Path(str(base.filename)).open("rb")  # noqa: SIM115
+            weakref.finalize(self, self.file.close)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        view = self.array[row]
+        if self.file is None:
+            return view
+        self.file.seek(self.base.offset + _address(view) - _address(self.base))
+        span = sum((n - 1) * step for n, step in zip(view.shape, view.strides, strict=True)) + view.itemsize
+        data = self.file.read(span)
+        if len(data) < span:
+            raise DataError("The file was cut short while it was read.", where=str(self.base.filename),
+                            fix="Write it again.")
+        return np.ndarray(view.shape, view.dtype, data, strides=view.strides)
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def members(parts: Any, names: Iterable[str], source: str) -> dict[str, np.ndarray]:
@@ -80,7 +123,7 @@ def _readable(array: np.ndarray, name: str, source: str) -> np.ndarray:
         return array
     try:
         text = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
-        "".join(text.ravel().tolist()).encode("utf-8")
+        "".join(text.ravel().tolist()).encode("utf-8").decode("utf-8")  # beyond Unicode it encodes, but to no text
     except (ValueError, SystemError) as error:  # numpy hands code points that no text has to Python
         raise DataError(f"The array '{name}' holds what is no text.", where=source, fix="Save it as text.") from error
     return text
@@ -131,10 +174,14 @@ def _check_members(archive: zipfile.ZipFile, source: str) -> None:
                     continue  # no array: an error only where it is asked for
             with archive.open(member) as file:
                 total += _claimed(file, member.file_size, source, f"The array '{member.filename.removesuffix('.npy')}'")
+    _check_room(total, source)
+
+
+def _check_room(total: int, source: str) -> None:
     if total > room():
         raise DataError(f"The arrays take {total / 1e9:,.1f} GB of memory, {room() / 1e9:,.1f} GB are free.",
-                        where=source,
-                        fix="Save the samples as .npy, which is read from the disk as needed, or in several parts.")
+                        where=source, fix="Save the samples as .npy in C order (np.ascontiguousarray), which is read "
+                        "from the disk as needed, or in several parts.")
 
 
 def _claimed(file: Any, size: int, source: str, what: str) -> int:

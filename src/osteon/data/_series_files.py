@@ -97,7 +97,7 @@ def read_table(path: Path, source: str) -> Table:
         column = table.column(i)
         if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
             if times is None:
-                times = column.cast(pa.timestamp("us")).to_numpy()
+                times = column.cast(pa.timestamp("us"), safe=False).to_numpy()
                 continue
         if _numeric(column.type):
             columns.append(np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64))

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from osteon.core.errors import DataError
-from osteon.data._archive import load, read_archive
+from osteon.data._archive import Rows, load, read_archive
 from osteon.data._series_files import read_table, read_ts
 from osteon.data.arrays import _labels
-from osteon.data.listing import Listing, RawLabel, digest
+from osteon.data.changes import stamp, watch
+from osteon.data.listing import Listing, RawLabel
 from osteon.parts.types import DataSpec
 
 #: Values of samples (C, t): an array (N, C, T), or one array a sample, or in bytes why there is none.
-Arrays = np.ndarray | list[np.ndarray | bytes]
+Arrays = np.ndarray | Rows | list[np.ndarray | bytes]
 #: What labelled series may be, for messages.
 KINDS = (".npz with series (N, C, T) or (N, T) and label, .npy, .ts files of the UCR and UEA archives, or a csv with a "
          "column label and a series a row")
@@ -35,7 +35,7 @@ def list_labelled(path: Path, source: str, *, asked: bool, like: DataSpec | None
     if suffix == ".npz":
         return _npz(path, source, asked, like)
     if suffix == ".npy" and asked:
-        return _samples(_checked(load(path, source, mmap_mode="r"), source), [], source, _stamp([path]), like)
+        return _samples(Rows(_checked(load(path, source, mmap_mode="r"), source)), [], source, stamp([path]), like)
     if suffix in (".csv", ".tsv", ".txt") and asked:
         return _rows(path, source, like)
     return None
@@ -57,6 +57,7 @@ def _begins_ts(path: Path) -> bool:
 def _ts(parts: dict[str, Path], source: str, like: DataSpec | None) -> Listing:
     arrays, labels = list[np.ndarray | bytes](), list[RawLabel]()
     ids, split, notes = list[str](), list[str](), list[str]()
+    watch(*parts.values())
     for part, file in sorted(parts.items(), key=lambda item: (item[0] != "train", item[0])):
         found, mark = read_ts(file, source), f"{part}-" if part else ""
         arrays += found.series
@@ -66,7 +67,7 @@ def _ts(parts: dict[str, Path], source: str, like: DataSpec | None) -> Listing:
         notes += [note for note in found.notes if note not in notes]
     if not arrays:
         raise DataError("The file holds no series after @data.", where=source, fix="Check that it is complete.")
-    made = _samples(arrays, notes, source, _stamp(list(parts.values())), like)
+    made = _samples(arrays, notes, source, stamp(list(parts.values())), like)
     return replace(made, ids=ids, labels=labels if any(labels) else None,
                    split=split if any(split) else None)
 
@@ -85,7 +86,7 @@ def _npz(path: Path, source: str, asked: bool, like: DataSpec | None) -> Listing
     if "label" in held:
         labels, classes = _labels(held["label"], classes, source)
     notes = list[str]()
-    made = _samples(_ends(series, notes), notes, source, _stamp([path]), like)
+    made = _samples(_ends(series, notes), notes, source, stamp([path]), like)
     return replace(made, labels=labels, class_names=classes, groups=_text(held, "group"), split=_text(held, "split"))
 
 
@@ -126,7 +127,7 @@ def _rows(path: Path, source: str, like: DataSpec | None) -> Listing | None:
         return None if at is None else [f"{v:g}" for v in table.values[:, at]]
 
     notes = [f"columns: {', '.join(left_out)} left out (rule: steps of time are numbers)"] if left_out else []
-    made = _samples(_ends(table.values[:, None, steps], notes), notes, source, _stamp([path]), like)
+    made = _samples(_ends(table.values[:, None, steps], notes), notes, source, stamp([path]), like)
     labels: list[RawLabel] = [None if cell in ("", "nan") else cell for cell in column(label.lower()) or []]
     return replace(made, labels=labels, groups=column("group"), split=column("split"))
 
@@ -144,7 +145,7 @@ def _ends(series: np.ndarray, notes: list[str]) -> Arrays:
     return [one[:, :end] for one, end in zip(series, last, strict=True)]
 
 
-def _samples(arrays: Arrays, notes: list[str], source: str, stamp: str, like: DataSpec | None) -> Listing:
+def _samples(arrays: Arrays, notes: list[str], source: str, mark: str, like: DataSpec | None) -> Listing:
     """A listing of arrays (C, t); a channel without any value takes its mean in the source (or in the model's data)."""
     totals, counts = np.zeros(0), np.zeros(0)
     for values in arrays:
@@ -168,9 +169,5 @@ def _samples(arrays: Arrays, notes: list[str], source: str, stamp: str, like: Da
             values[lost] = np.resize(np.array(usual, np.float64), len(values))[lost, None]
         return values
 
-    return Listing(source, [f"{i:07d}" for i in range(len(arrays))], payload, stamp, notes=list(notes),
+    return Listing(source, [f"{i:07d}" for i in range(len(arrays))], payload, mark, notes=list(notes),
                    modality="series", traits={"kind": "samples", "usual": usual})
-
-
-def _stamp(files: Sequence[Path]) -> str:
-    return digest(*(f"{f.absolute()}|{f.stat().st_size}|{f.stat().st_mtime_ns}" for f in files))

@@ -11,6 +11,7 @@ import numpy as np
 
 from osteon.core.errors import DataError, UsageError, nearest
 from osteon.data._series_files import Table, read_table
+from osteon.data.changes import stamp
 from osteon.data.listing import Listing, digest
 from osteon.modalities.series import fill_missing
 from osteon.parts.types import DataSpec
@@ -94,10 +95,9 @@ def read_long(path: Path, source: str, options: Mapping[str, Any], like: DataSpe
     std = np.where(std < 1e-8, 1.0, std)
     if known.get("mean") and known.get("names") == names:
         mean, std = np.array(known["mean"]), np.array(known["std"])
-    status = path.stat()
     traits = {"kind": "windows", "names": names, "split": split, "mean": mean.tolist(), "std": std.tolist()}
     return LongSeries(values, names, parts, mean, std, have, traits, notes,
-                      digest(path.absolute(), status.st_size, status.st_mtime_ns, split, *names))
+                      stamp([path], split, *names))
 
 
 def split_rows(text: str, rows: int, source: str) -> dict[str, tuple[int, int]]:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError, UsageError
-from osteon.data._archive import load, read_archive
+from osteon.data._archive import Rows, load, read_archive
 from osteon.data.arrays import _labels
-from osteon.data.listing import Listing, RawLabel, digest
+from osteon.data.changes import stamp
+from osteon.data.listing import Listing, RawLabel
 
 
 def list_archive(path: Path, source: str, *, modality: str, shapes: str, asked: bool) -> Listing | None:
@@ -56,10 +57,9 @@ def _listing(held: dict[str, np.ndarray], source: str, path: Path, modality: str
     def text(name: str) -> list[str] | None:
         return [str(value) for value in held[name]] if name in held else None
 
-    status = path.stat()
-    return Listing(source, [f"{i:07d}" for i in range(len(samples))], lambda i: samples[i],
-                   digest(path.absolute(), status.st_size, status.st_mtime_ns), labels=labels, class_names=classes,
-                   groups=text("group"), split=text("split"), encoded=False, modality=modality)
+    return Listing(source, [f"{i:07d}" for i in range(len(samples))], Rows(samples).__getitem__, stamp([path]),
+                   labels=labels, class_names=classes, groups=text("group"), split=text("split"), encoded=False,
+                   modality=modality)
 
 
 def numbers(value: Any, name: str, counts: Sequence[int], fix: str, *, whole: bool = False) -> list[float] | None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from osteon.core.errors import DataError
+from osteon.data.changes import stamp, watch
 from osteon.data.folders import SPLIT_NAMES, list_folder, walk
 from osteon.data.listing import Listing, RawLabel, unique_ids
-from osteon.data.tables import _PATHS, _split_labels, _stamp, columns_of, further, read_rows
+from osteon.data.tables import _PATHS, _split_labels, columns_of, further, read_rows
 from osteon.modalities import Unreadable
 from osteon.modalities.text import SAMPLES, SUFFIXES, decode_text
 from osteon.parts.types import DataSpec
@@ -35,6 +36,7 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
     suffix = path.suffix.lower()
     if path.is_dir():
         files = walk(path, SUFFIXES | {".jsonl"})
+        watch(*(path.joinpath(*f) for f, _, _ in files.files))  # all are read to learn the tokens
         lines = [path.joinpath(*f) for f, _, _ in files.files if f[-1].lower().endswith(".jsonl")]
         if files.files and (asked or len(files.files) > sum(files.others.values())):
             found = _list_rows_of(lines, source, path) if lines else list_folder(path, source, suffixes=SUFFIXES,
@@ -71,7 +73,7 @@ def _list_long(path: Path, source: str) -> Listing:
     kept = [(name, part) for (name, _), part in zip(PARTS, parts, strict=True) if part.strip()]
     if not kept:
         raise DataError("The text is empty.", where=source, fix="Give a file with text in it.")
-    return Listing(source, [f"{path.name}:{name}" for name, _ in kept], lambda i: kept[i][1].encode(), _stamp([path]),
+    return Listing(source, [f"{path.name}:{name}" for name, _ in kept], lambda i: kept[i][1].encode(), stamp([path]),
                    split=[name for name, _ in kept], traits={"documents": "running", "one": True},
                    notes=["splits: by position, the first 90 % of the text are train, then 5 % val and 5 % test"])
 
@@ -101,7 +103,7 @@ def _list_csv(path: Path, source: str) -> Listing:
     key = next((name for name in _LABELS if name in columns), None)
     labels = _split_labels(column(key) or [], key == "labels") if key else None
     ids = column("id") or [f"{path.name}:{line}" for line, _ in body]
-    found = _rows(source, ids, column("text") or [], labels, column("group"), column("split"), _stamp([path]))
+    found = _rows(source, ids, column("text") or [], labels, column("group"), column("split"), stamp([path]))
     return replace(found, extra=further(columns, column))
 
 
@@ -122,7 +124,7 @@ def _list_rows_of(files: Sequence[Path], source: str, root: Path) -> Listing:
     splits = [str(row["split"]) for row in rows]
     found = _rows(source, [str(row["id"]) for row in rows], [row["text"] for row in rows],
                   labels if any(label is not None for label in labels or ()) else None, groups if any(groups) else None,
-                  splits if any(splits) else None, _stamp(files))
+                  splits if any(splits) else None, stamp(files))
 
     def field(name: str) -> list[RawLabel]:
         return [_label({"label": row.get(name)}) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError, MissingExtra
-from osteon.data._archive import BESIDE, load, members
-from osteon.data.listing import Listing, RawLabel, digest
+from osteon.data._archive import BESIDE, Rows, load, members
+from osteon.data.changes import stamp
+from osteon.data.listing import Listing, RawLabel, digest, there
 from osteon.data.splits import train_validation_split
 from osteon.modalities import Payload, Unreadable
 from osteon.modalities.image import read_header
@@ -22,10 +24,9 @@ def list_arrays(path: Path, source: str) -> Listing:
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8, uint16 or float. Object arrays (pickles) are refused.
     """
-    status = path.stat()
-    stamp = digest(path.absolute(), status.st_size, status.st_mtime_ns)
+    mark = stamp([path])
     if path.suffix.lower() == ".npy":
-        return _from_arrays({"image": load(path, source, mmap_mode="r")}, source, stamp)
+        return _from_arrays({"image": load(path, source, mmap_mode="r")}, source, mark)
     with path.open("rb") as file:  # numpy leaves a damaged archive open when it opens it itself
         parts = load(file, source)
         if isinstance(parts, np.ndarray):
@@ -34,7 +35,7 @@ def list_arrays(path: Path, source: str) -> Listing:
             raise DataError(f"The archive has no array 'image'; it has: {', '.join(parts.files) or 'nothing'}.",
                             where=source, fix="Save it with np.savez(path, image=..., label=...).")
         arrays = members(parts, [name for name in ("image", *BESIDE) if name in parts.files], source)
-    return _from_arrays(arrays, source, stamp)
+    return _from_arrays(arrays, source, mark)
 
 
 def list_digits(split: str | None) -> Listing:
@@ -56,13 +57,18 @@ def list_digits(split: str | None) -> Listing:
 
 
 def list_hub(name: str, split: str | None) -> Listing:
-    """A Hugging Face datasets id (or a folder that library reads), with an image column and maybe labels."""
+    """A Hugging Face datasets id (or a folder that library reads), with an image column and maybe labels.
+
+    ``NAME@REVISION`` takes a branch, tag or commit; code that lies beside data is never run.
+    """
+    whole, _, revision = name.partition("@")
+    whole, revision = (name, "") if there(name) else (whole, revision)
     try:
         import datasets
     except ImportError as error:
         raise MissingExtra("datasets", "datasets", why=f"The source hf:{name}") from error
     try:
-        parts = datasets.load_dataset(name)
+        parts = datasets.load_dataset(whole, **({"revision": revision} if revision else {}))
     except Exception as error:  # the library raises its own, requests' and the file system's errors
         raise DataError(f"Hugging Face datasets cannot load '{name}': {error}", where=f"hf:{name}",
                         fix="Check the name, the network and the cache of that library.") from error
@@ -87,14 +93,17 @@ def list_hub(name: str, split: str | None) -> Listing:
         value = next(iter(pieces[piece][row - int(starts[piece])].values()))
         return value["bytes"] or Path(value["path"]) if value else b""
 
-    stamp = digest(name, *(piece._fingerprint for piece in pieces))
+    mark = digest(name, *(piece._fingerprint for piece in pieces))
     ids = [f"{part}:{row - int(start)}" for part, start, stop in zip(parts, starts, starts[1:], strict=False)
            for row in range(int(start), int(stop))]
-    listing = Listing(f"hf:{name}", ids, payload, stamp, labels=labels, class_names=names, split=splits)
+    commits = {found[1] for table in parts.values() for url in (table.info.download_checksums or {})
+               if (found := re.search(r"@([0-9a-f]{40})(?=/)", str(url)))}
+    listing = Listing(f"hf:{name}", ids, payload, mark, labels=labels, class_names=names, split=splits,
+                      notes=[f"commit: {', '.join(sorted(commits))} of {whole}"] if commits else [])
     return listing.only(split) if split else listing
 
 
-def _from_arrays(parts: dict[str, np.ndarray], source: str, stamp: str) -> Listing:
+def _from_arrays(parts: dict[str, np.ndarray], source: str, mark: str) -> Listing:
     images, note = _channels_last(parts["image"], source)
     for name in ("label", "group", "split"):
         if name in parts and len(parts[name]) != len(images):
@@ -108,7 +117,8 @@ def _from_arrays(parts: dict[str, np.ndarray], source: str, stamp: str) -> Listi
     def text(name: str) -> list[str] | None:
         return [str(value) for value in parts[name]] if name in parts else None
 
-    return Listing(source, [f"{i:07d}" for i in range(len(images))], lambda i: images[i], stamp, labels=labels,
+    rows = Rows(images)
+    return Listing(source, [f"{i:07d}" for i in range(len(images))], rows.__getitem__, mark, labels=labels,
                    class_names=names, groups=text("group"), split=text("split"), notes=[note] if note else [],
                    encoded=False)
 

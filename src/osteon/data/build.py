@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from osteon.core.errors import DataError, UsageError
+from osteon.data.changes import states
 from osteon.data.codec import Codec, PlanLike
-from osteon.data.listing import Listing, Skipped
+from osteon.data.listing import Listing, Skipped, shown
 from osteon.modalities import Payload, Unreadable, find, one_of
 from osteon.modalities.image import strict_pillow
 from osteon.parts.types import DataSpec
@@ -89,7 +90,7 @@ def check_skipped(skipped: Sequence[Skipped], kept: int, max_skipped: float, sou
     """Raise DataError when nothing is left or more than the share ``max_skipped`` could not be used."""
     if not skipped:
         return
-    first = "; ".join(f"{item.id} {item.reason}" for item in skipped[:3])
+    first = "; ".join(f"{shown(item.id)} {shown(item.reason, 400)}" for item in skipped[:3])
     if kept == 0:
         raise DataError(f"No readable {one_of(samples)}: {first}.", where=source,
                         fix=f"Check that these are {samples}.")
@@ -100,15 +101,23 @@ def check_skipped(skipped: Sequence[Skipped], kept: int, max_skipped: float, sou
                         fix=f"Repair or remove them, or allow it with --set max_skipped={min(1.0, share + 0.005):.2f}.")
 
 
+def _tried(work: Callable[[Payload], Result], payload: Payload) -> Result | Unreadable:
+    try:
+        return work(payload)
+    except Unreadable as reason:
+        return reason
+
+
 def _each(listing: Listing, rows: Sequence[int], work: Callable[[Payload], Result], progress: Progress | None,
           text: str) -> Iterator[tuple[int, Result | Unreadable]]:
     """(number, result or the reason it failed) for every row, in order; payloads are fetched by this thread alone."""
 
     def attempt(payload: Payload) -> Result | Unreadable:
-        try:
-            return work(payload)
-        except Unreadable as reason:
-            return reason
+        for _ in range(2):
+            before, result = states(payload), _tried(work, payload)
+            if states(payload) == before:
+                return result
+        return Unreadable("changed while it was read, twice")
 
     def run(payloads: list[Payload]) -> list[Any]:
         return [attempt(payload) for payload in payloads]

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from osteon.core.errors import DataError
+from osteon.data.changes import settle
 from osteon.data.listing import Listing, RawLabel, Skipped, digest_of, unique_ids
 from osteon.modalities import one_of
 from osteon.modalities.image import SUFFIXES
@@ -24,10 +25,10 @@ SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validati
 
 @dataclass
 class Walk:
-    """Files under a folder, in sorted order: (relative parts, size in bytes, modification time in ns)."""
+    """Files under a folder, in sorted order: (relative parts, size in bytes, times of change in ns)."""
 
     root: Path
-    files: list[tuple[tuple[str, ...], int, int]] = field(default_factory=list)
+    files: list[tuple[tuple[str, ...], int, tuple[int, int]]] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
     repeated: int = 0
@@ -89,13 +90,14 @@ def _walk(root: Path, suffixes: frozenset[str]) -> Walk:
                     continue
                 status = entry.stat()
                 if stat.S_ISREG(status.st_mode):
-                    found.files.append((path, status.st_size, status.st_mtime_ns))
+                    found.files.append((path, status.st_size, (status.st_mtime_ns, status.st_ctime_ns)))
                 else:  # opening a pipe would wait for ever
                     found.skipped.append(Skipped(show(path), "is not a regular file"))
             except OSError as error:
                 found.skipped.append(Skipped(show(path), f"cannot be read: {error.strerror or error}"))
         stack.extend(reversed(below))
     found.files.sort()
+    settle(max((max(times) for _, _, times in found.files), default=0))
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from osteon.core.errors import DataError, UsageError
 from osteon.data._graph_files import KINDS, TABLES, Contents, has_edges, nodes_beside, read_file
+from osteon.data.changes import stamp, watch
 from osteon.data.codec import Codec, Plan
 from osteon.data.folders import SPLIT_NAMES, show, walk
 from osteon.data.listing import Listing, RawLabel, digest, unique_ids
@@ -80,11 +81,12 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
 
 def _from_file(path: Path, source: str) -> Listing:
     beside = nodes_beside(path)
-    marks = [(p.absolute(), p.stat().st_size, p.stat().st_mtime_ns) for p in (path, beside) if p is not None]
-    return listing_of(read_file(path, source), source, digest("graph-1", *(v for mark in marks for v in mark)))
+    files = [path, *([beside] if beside is not None else [])]
+    watch(*files)
+    return listing_of(read_file(path, source), source, stamp(files, "graph-1"))
 
 
-def listing_of(held: Contents, source: str, stamp: str, **more: Any) -> Listing:
+def listing_of(held: Contents, source: str, mark: str, **more: Any) -> Listing:
     """Samples of what a file holds: its graphs, or the nodes of its one graph."""
     notes = list(held.notes)
     if held.many:
@@ -97,7 +99,7 @@ def listing_of(held: Contents, source: str, stamp: str, **more: Any) -> Listing:
         notes.append(f"graph: one of {len(graph):,} nodes and {len(graph.near) // 2:,} edges; a sample is a node with "
                      "what surrounds it, so the features of test nodes (never their labels) are seen in the samples "
                      "of others: the setting is transductive, and test scores are scores in this graph")
-    return Listing(source, unique_ids(ids), lambda i: cuts[i], stamp, labels=held.labels, class_names=held.class_names,
+    return Listing(source, unique_ids(ids), lambda i: cuts[i], mark, labels=held.labels, class_names=held.class_names,
                    split=held.split, notes=notes, encoded=True, modality="graph",
                    traits={"level": "graph" if held.many else "node"}, **more)
 
@@ -107,6 +109,7 @@ def _folder(path: Path, source: str) -> Listing | None:
     found = walk(path, frozenset((".npz", *TABLES)))
     if not found.files or not has_edges(path.joinpath(*found.files[0][0])):
         return None
+    watch(*(path.joinpath(*parts) for parts, _, _ in found.files))
     graphs, labels, splits, ids = list[Graph](), list[RawLabel](), list[str](), list[str]()
     for parts, _, _ in found.files:
         held = read_file(path.joinpath(*parts), f"{source}: {show(parts)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from osteon.core.atomic import write_text
 from osteon.core.errors import DataError, nearest
+from osteon.data.changes import watch
 from osteon.data.listing import Listing, there
 
 _SUFFIXES = (".csv", ".txt")
@@ -95,6 +96,7 @@ def restrict(listing: Listing, path: Path, source: str) -> Listing:
     Raises:
         DataError: an id that the source does not hold, naming the nearest one.
     """
+    watch(path)
     ids = read_ids(path)
     place = {name: i for i, name in enumerate(listing.ids)}
     unknown = [name for name in ids if name not in place]

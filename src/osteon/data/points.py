@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError, UsageError
-from osteon.data._archive import load, read_archive
+from osteon.data._archive import Rows, load, read_archive
 from osteon.data.arrays import _labels
+from osteon.data.changes import stamp
 from osteon.data.codec import Codec, Plan
 from osteon.data.folders import list_folder, walk
-from osteon.data.listing import Listing, digest
+from osteon.data.listing import Listing
 from osteon.data.tables import list_csv, path_suffixes
 from osteon.modalities import Payload, Unreadable
 from osteon.modalities.image import SUFFIXES as IMAGES
@@ -70,17 +71,12 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
     elif suffix == ".npy" and asked:
         found = _list_arrays({"points": load(path, source, mmap_mode="r")}, path, source)
     elif suffix in SUFFIXES:
-        found = Listing(source, [path.name], lambda i: path, _stamp(path))
+        found = Listing(source, [path.name], lambda i: path, stamp([path]))
     if found is None and asked:
         raise DataError("The source holds no cloud of points.", where=source, fix="Clouds are a folder of "
                         f"{', '.join(sorted(ASKED_SUFFIXES))} files with a subfolder a class, a csv manifest with "
                         "columns path, label, group, split, or arrays 'points' (N, P, 3 + F) and 'label' in an .npz.")
     return None if found is None else replace(found, modality="points")
-
-
-def _stamp(path: Path) -> str:
-    status = path.stat()
-    return digest(path.absolute(), status.st_size, status.st_mtime_ns)
 
 
 def _list_arrays(held: dict[str, np.ndarray], path: Path, source: str) -> Listing:
@@ -96,8 +92,9 @@ def _list_arrays(held: dict[str, np.ndarray], path: Path, source: str) -> Listin
             raise DataError(f"There are {len(clouds)} clouds but {len(held[key])} entries in '{key}'.", where=source,
                             fix="Save one entry a cloud.")
     labels, names = _labels(held["label"], names, source) if "label" in held else (None, names)
+    rows = Rows(clouds)
     texts = {key: [str(v) for v in held[key]] for key in ("group", "split") if key in held}
-    return Listing(source, [f"{i:07d}" for i in range(len(clouds))], lambda i: clouds[i], _stamp(path), labels=labels,
+    return Listing(source, [f"{i:07d}" for i in range(len(clouds))], rows.__getitem__, stamp([path]), labels=labels,
                    class_names=names, groups=texts.get("group"), split=texts.get("split"), encoded=False)
 
 

@@ -13,6 +13,7 @@ from osteon.core.errors import DataError, UsageError
 from osteon.data._series_files import looks_like_series
 from osteon.data._series_samples import KINDS, list_labelled
 from osteon.data._series_windows import LongSeries, _whole, read_long, window_listing
+from osteon.data.changes import steadily, watch
 from osteon.data.codec import Codec, Plan, check_options
 from osteon.data.listing import Listing
 from osteon.modalities._measure import measure
@@ -67,7 +68,13 @@ def open_long(path: str | Path, *, like: DataSpec | None = None, **given: Any) -
     if not where.is_file() or where.suffix.lower() not in (".csv", ".tsv", ".parquet"):
         raise DataError("There is no long series here.", where=str(path),
                         fix="Give a csv, tsv or parquet file with a column of time and a column of numbers a channel.")
-    return read_long(where, str(path), check_options("series", given), like)
+    chosen = check_options("series", given)
+
+    def read() -> LongSeries:
+        watch(where)
+        return read_long(where, str(path), chosen, like)
+
+    return steadily(read)
 
 
 def list_waves(split: str | None) -> Listing:

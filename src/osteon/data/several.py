@@ -13,9 +13,10 @@ import numpy as np
 
 from osteon.core.errors import DataError
 from osteon.data._numbers import list_numbers
+from osteon.data.changes import stamp
 from osteon.data.codec import Codec, PlanLike, check_options, codec
 from osteon.data.listing import Listing, RawLabel, Skipped, digest, unique_ids
-from osteon.data.tables import _split_labels, _stamp, columns_of, further, read_rows
+from osteon.data.tables import _split_labels, columns_of, further, read_rows
 from osteon.modalities import NAMES, Payload, Unreadable
 from osteon.modalities.several import RULES
 from osteon.parts.members import Members, plain_spec
@@ -94,7 +95,7 @@ def _manifest(path: Path, source: str) -> Listing | None:
     ids = given or [next(row[i].strip() for i in names.values() if row[i].strip())[:120] for _, row in body]
     files = [value for bundle in bundles for value in bundle.values() if isinstance(value, Path)]
     return Listing(source, unique_ids(name.replace(os.sep, "/") for name in ids), lambda i: cast(Payload, bundles[i]),
-                   _stamp([path, *files]), labels=labels,
+                   stamp([path, *files]), labels=labels,
                    groups=column("group") or column("speaker"), split=column("split"), modality="several",
                    extra=further(columns.keys() - set(names), column),
                    traits={"names": list(names)})

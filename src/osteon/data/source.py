@@ -21,6 +21,7 @@ from osteon.core.options import coerce
 from osteon.data import cache as disk
 from osteon.data.arrays import list_arrays, list_hub
 from osteon.data.build import Progress, check_skipped, decode_samples, plan_samples
+from osteon.data.changes import check, steadily, watch
 from osteon.data.codec import check_options, codec, named_sources
 from osteon.data.dataset import Dataset, make_spec
 from osteon.data.folders import list_folder, one_look, walk
@@ -77,6 +78,15 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
     if modality is not None:
         find(modality)
     task = check_task(task, target)
+    return steadily(lambda: _open(source, size=size, limit=limit, max_skipped=max_skipped, cache=cache,
+                                  progress=progress, like=like, modality=modality, task=task, target=target,
+                                  options=options))
+
+
+def _open(source: str | Path, *, size: int | None, limit: int | None, max_skipped: float,
+          cache: str | Path | bool | None, progress: Progress | None, like: DataSpec | None, modality: str | None,
+          task: str, target: str | None, options: Mapping[str, Any]) -> Dataset:
+    """What :func:`open_source` returns, from the files as they are now."""
     listing = list_source(str(source), modality=modality if like is None else like.modality, options=options, like=like,
                           target=target)
     if target is not None and listing.modality == "table":
@@ -107,6 +117,7 @@ def open_source(source: str | Path | Dataset, *, size: int | None = None, limit:
         samples_read = sink.finish()
         if reader.settle is not None:
             reader.settle(plan, samples_read)
+        check()  # before anything is kept in the cache
         return {"failed": [[i, failed[i]] for i in sorted(failed)], "notes": plan.notes,
                 "measured": reader.measure(samples_read), "traits": getattr(plan, "traits", {}),
                 "content": sink.content()}
@@ -194,7 +205,9 @@ def _list(source: str, modality: str | None, options: Mapping[str, Any] | None, 
             beside = []
         raise DataError(f"There is no file, folder or known source '{shown(source)}'.", where=shown(source) or "SOURCE",
                         fix=f"A source is {KINDS}.{nearest(str(path), [*beside, *_named()])}")
-    if not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
+    if path.is_file():
+        watch(path)
+    elif not path.is_dir():  # opening a pipe would wait for ever
         raise DataError("The source is not a regular file but a pipe, a socket or a device.", where=source,
                         fix=f"A source is {KINDS}.")
     if split and (path / split).is_dir() and not parquet_files(path):
@@ -262,7 +275,7 @@ def _assemble(listing: Listing, images: np.ndarray, meta: dict[str, Any], notes:
         notes.append(f"decoding: {rules}")
     if skipped:
         notes.append(f"skipped: {len(skipped):,} of {len(images) + len(skipped):,} could not be used; first: "
-                     f"{skipped[0].id} {skipped[0].reason}")
+                     f"{shown(skipped[0].id)} {shown(skipped[0].reason)}")
     if len(images) == 1:
         notes.append(f"{samples}: there is only one; nothing can be learned from it")
     measured = listing.measured or tuple(meta["measured"])

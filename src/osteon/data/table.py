@@ -17,8 +17,9 @@ from osteon.data._table_cells import convert, header, measure, plan
 from osteon.data._table_files import read_table
 from osteon.data._table_named import NAMED
 from osteon.data._table_roles import listed, roles
+from osteon.data.changes import stamp
 from osteon.data.codec import Codec, check_options
-from osteon.data.listing import Listing, digest
+from osteon.data.listing import Listing
 from osteon.modalities.table import RULES, days, is_missing, number
 from osteon.parts.types import DataSpec
 
@@ -55,9 +56,7 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
     given = {key: value for key, value in check_options("table", options or {}).items() if key in (options or {})}
     if not 0 <= given.get("bins", 0) <= MOST_BINS:
         raise UsageError(f"bins = {given['bins']} is not possible.", where="bins", fix=f"Give 2 to {MOST_BINS:,}.")
-    table, status = read_table(path, source), path.stat()
-    return listed(table, source, digest("table-1", path.absolute(), status.st_size, status.st_mtime_ns), given,
-                   like)
+    return listed(read_table(path, source), source, stamp([path], "table-1"), given, like)
 
 
 def looks_like_table(path: Path) -> bool:

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from osteon.core.errors import DataError, nearest
+from osteon.data.changes import stamp, watch
 from osteon.data.folders import SPLIT_NAMES, ending, walk
-from osteon.data.listing import Listing, RawLabel, digest_of, share_equal, unique_ids
+from osteon.data.listing import Listing, RawLabel, share_equal, shown, unique_ids
 from osteon.modalities import Payload
 
 _PATHS = ("path", "file", "file_name", "filename", "image", "sound", "video")
@@ -30,6 +31,7 @@ _COLUMNS = "path (or file, image, bytes), and where known label (or labels), gro
 
 def list_csv(path: Path, source: str) -> Listing:
     """A csv or tsv manifest, one row an image; paths are relative to the manifest."""
+    watch(path)
     rows = read_rows(path, source)
     _, header = next(rows)
     columns = columns_of(header, source)
@@ -56,7 +58,7 @@ def list_csv(path: Path, source: str) -> Listing:
         raise DataError("The manifest has a header and no rows.", where=source, fix="Add a row for every image.")
     folder = path.parent
     return Listing(source, unique_ids(names if os.sep == "/" else [name.replace(os.sep, "/") for name in names]),
-                   lambda i: folder / names[i], _stamp(chain([path], _below(folder, names))),
+                   lambda i: folder / names[i], stamp(chain([path], _below(folder, names))),
                    labels=_split_labels(cells[label], label == "labels") if label else None,
                    groups=cells.get("group") or cells.get("speaker"), split=cells.get("split"),
                    extra=further(columns, partial(_cells, path, source, columns)))
@@ -110,6 +112,7 @@ def path_suffixes(path: Path) -> set[str]:
 
 def list_parquet(files: Sequence[Path], source: str, root: Path) -> Listing:
     """One parquet file or several of one kind: image bytes or paths, labels, group, split."""
+    watch(*files)
     parts = [_ParquetPart(file, source) for file in files]
     kinds = {part.column for part in parts}
     if len(kinds) > 1:
@@ -129,7 +132,7 @@ def list_parquet(files: Sequence[Path], source: str, root: Path) -> Listing:
     if any(part.class_names not in (None, names) for part in parts):
         raise DataError("The parquet files name their classes differently.", where=source, fix="Name one file.")
     named = (_below(part.file.parent, part.ids("")) for part in parts if part.of_paths)
-    return Listing(source, unique_ids(ids), _Rows(parts), _stamp(chain(files, *named)), labels=labels,
+    return Listing(source, unique_ids(ids), _Rows(parts), stamp(chain(files, *named)), labels=labels,
                    class_names=names, groups=groups if groups and len(groups) == len(ids) else None,
                    split=split if any(split) else None,
                    extra={name: partial(_numbers_of, parts, name) for name in parts[0].single()
@@ -219,7 +222,7 @@ class _ParquetPart:
         return [self._label(value, row) for row, value in enumerate(values)]
 
     def _label(self, value: Any, row: int) -> RawLabel:
-        if isinstance(value, list):
+        if isinstance(value, list) and not any(isinstance(v, (list, dict)) for v in value):
             return [v if isinstance(v, int) else str(v) for v in value]  # type: ignore[misc]
         if value is None or value != value or value == -1:  # NaN, and -1: what the Hub writes for a withheld label
             return None
@@ -227,7 +230,7 @@ class _ParquetPart:
             return int(value)
         if isinstance(value, float):
             return value
-        raise DataError(f"Row {row + 1} has the label {value!r}, which is no class.", where=str(self.file),
+        raise DataError(f"Row {row + 1} has the label {shown(repr(value))}, which is no class.", where=str(self.file),
                         fix="Labels are class numbers or names.")
 
 
@@ -328,19 +331,6 @@ def _below(folder: Path, names: Iterable[str]) -> Iterator[str]:
     """Paths of files named relative to a folder, as text: a ``Path`` each would take more than the rest of a row."""
     start = os.path.join(folder.absolute(), "")
     return (name if os.path.isabs(name) else start + name for name in names)
-
-
-def _stamp(files: Iterable[str | Path]) -> str:
-    """Digest of paths (texts are absolute), sizes and times of modification."""
-    def line(file: str | Path) -> str:
-        where = file if isinstance(file, str) else str(file.absolute())
-        try:
-            status = os.stat(where)
-            return f"{where}|{status.st_size}|{status.st_mtime_ns}"
-        except (OSError, ValueError):  # ValueError: a null byte
-            return f"{where}|missing"
-
-    return digest_of(map(line, files))
 
 
 def _is_text(kind: pa.DataType) -> bool:

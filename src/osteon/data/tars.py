@@ -18,8 +18,9 @@ from typing import Any, BinaryIO
 
 from osteon.core.errors import DataError
 from osteon.data._tar_members import Member, read_members
+from osteon.data.changes import stamp, watch
 from osteon.data.folders import Walk, by_place, show, walk
-from osteon.data.listing import Listing, RawLabel, Skipped, digest, there
+from osteon.data.listing import Listing, RawLabel, Skipped, there
 from osteon.data.tables import split_of
 from osteon.modalities import NAMES, find, one_of
 
@@ -48,7 +49,7 @@ def find_tars(path: Path, source: str) -> Walk | None:
     if not there(str(path)):
         return _named(path, source) if is_pattern(str(path)) else None
     if path.is_file():
-        return Walk(path.parent, [((path.name,), 0, 0)]) if path.name.lower().endswith((TAR, *PACKED)) else None
+        return Walk(path.parent, [((path.name,), 0, (0, 0))]) if path.name.lower().endswith((TAR, *PACKED)) else None
     if not path.is_dir():
         return None
     found = walk(path, frozenset((TAR,)))
@@ -64,7 +65,7 @@ def _named(pattern: Path, source: str) -> Walk:
         raise DataError(f"{len(gone):,} of {len(files):,} shards are not there, the first is {gone[0].name}.",
                         where=source, fix="Give the numbers that exist.")
     root = Path(os.path.commonpath([file.parent for file in files]))
-    return Walk(root, [(file.relative_to(root).parts, 0, 0) for file in files])
+    return Walk(root, [(file.relative_to(root).parts, 0, (0, 0)) for file in files])
 
 
 def expand(name: str, source: str) -> list[str]:
@@ -101,12 +102,10 @@ def list_tars(found: Walk, source: str, modality: str | None = None) -> Listing:
     files = [found.root.joinpath(*parts) for parts, _, _ in found.files]
     chosen = modality or _modality(files)
     shards = _Shards(chosen, frozenset(importlib.import_module(f"osteon.modalities.{chosen}").SUFFIXES), found.skipped)
-    stamps: list[Any] = ["tars-1"]
+    watch(*files)
     for file, (parts, _, _) in zip(files, found.files, strict=True):
-        status = file.stat()
-        stamps += [file.absolute(), status.st_size, status.st_mtime_ns]
         shards.add(file, show(parts), split_of(file, found.root) if len(files) > 1 else "")
-    return shards.listing(files, source, digest(*stamps))
+    return shards.listing(files, source, stamp(files, "tars-1"))
 
 
 def _modality(files: Sequence[Path]) -> str:

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def _read_file(payload: bytes | Path) -> Cloud:
             raise Unreadable(f"has {status.st_size / 2**30:.1f} GiB, more than the limit of {MAX_BYTES / 2**30:.0f}")
         suffix = path.suffix.lower()
         if suffix == ".npy":
-            return _checked_array(np.load(path, mmap_mode="r", allow_pickle=False))
+            return _checked_array(_read_array(path))
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise Unreadable("file not found") from error
@@ -79,6 +80,15 @@ def _read_file(payload: bytes | Path) -> Cloud:
     except (OSError, ValueError, EOFError) as error:
         raise Unreadable(f"cannot be read: {error}") from error
     return {".ply": read_ply, ".off": read_off}.get(suffix, read_rows)(data)
+
+
+def _read_array(path: Path) -> Any:
+    """An ``.npy``: mapped to hold its claims against its size, then read, as it may be cut short meanwhile."""
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(mapped, np.memmap):
+        return mapped
+    order: Any = "C" if mapped.flags.c_contiguous else "F"
+    return np.fromfile(path, mapped.dtype, mapped.size, offset=mapped.offset).reshape(mapped.shape, order=order)
 
 
 def _checked_array(array: np.ndarray) -> Cloud:
@@ -275,15 +285,21 @@ def _ply_lists(data: bytes, at: int, order: str, element: _Element) -> tuple[lis
         for _, kind, many in element.properties:
             size, count = np.dtype(kind).itemsize, 1
             if many:
-                count = int(np.frombuffer(data, order + many, 1, at)[0]) if at < len(data) else -1
+                count = _whole(np.frombuffer(data, order + many, 1, at))[0] if at < len(data) else -1
                 at += np.dtype(many).itemsize
             if count < 0 or at + size * count > len(data):
                 raise Unreadable(f"ends within its list of {element.name}")
             if many and first is None:
-                first = [int(v) for v in np.frombuffer(data, order + kind, count, at)]
+                first = _whole(np.frombuffer(data, order + kind, count, at))
             at += size * count
         out.append(first or [])
     return out, at
+
+
+def _whole(values: np.ndarray) -> list[int]:
+    if not np.isfinite(values).all():
+        raise Unreadable("has a face of numbers that are not whole")
+    return [int(value) for value in values]
 
 
 def _ply_text(lines: list[str], elements: list[_Element]) -> Iterator[tuple[str, Found]]:

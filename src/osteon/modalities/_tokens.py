@@ -105,7 +105,7 @@ def make_tokenizer(kind: str, texts: Sequence[str], vocabulary: int) -> Tokenize
 
     Args:
         kind: ``char``, ``word`` or ``bpe``, whose vocabulary is learned; or ``hf:NAME``, whose vocabulary comes from
-            the Hub or a local ``tokenizer.json``.
+            the Hub (``hf:NAME@REVISION``: of a branch, tag or commit) or a local ``tokenizer.json``.
         texts: what it learns from.
         vocabulary: most members, special ones included.
 
@@ -159,7 +159,9 @@ def _from_hub(name: str) -> Tokenizer:
     path = Path(name).expanduser()
     path = path / "tokenizer.json" if path.is_dir() else path
     try:
-        engine = library.Tokenizer.from_file(str(path)) if path.exists() else library.Tokenizer.from_pretrained(name)
+        repository, _, revision = name.partition("@")
+        engine = (library.Tokenizer.from_file(str(path)) if path.exists() else
+                  library.Tokenizer.from_pretrained(repository, revision=revision or "main"))
         engine.no_truncation()
         engine.no_padding()
         model = engine.to_str()

@@ -36,6 +36,7 @@ class Joint(Objective):
     """
 
     any_size: ClassVar[bool] = True
+    compared: ClassVar[str] = "z"
     concat_views: ClassVar[bool] = True
     n_global: ClassVar[int] = 2
 

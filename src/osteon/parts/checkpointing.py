@@ -61,11 +61,15 @@ def _consists_of_layers(module: nn.Module) -> bool:
     return sum(any(True for _ in m.parameters(recurse=False)) for m in module.modules()) > 1
 
 
-@contextmanager
-def checkpointed(blocks: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, these blocks keep their input only, wherever gradients are recorded; the backward pass may come later."""
-    with replaced(blocks, lambda block: partial(_light, block, block.forward)):
-        yield
+class Checkpointing:
+    """Has the blocks of a network keep their input only, for a while."""
+
+    @contextmanager
+    def inside(self, blocks: Iterable[nn.Module]) -> Iterator[None]:
+        """Inside, these blocks keep their input only, wherever gradients are recorded; the backward pass may come
+        later."""
+        with replaced(blocks, lambda block: partial(_light, block, block.forward)):
+            yield
 
 
 @contextmanager

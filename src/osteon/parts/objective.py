@@ -25,11 +25,13 @@ class Objective(nn.Module, ABC):
         recipe: defaults of optimiser and schedule (keys of :class:`osteon.train.settings.TrainSettings`).
         additive: the score is a plain mean over samples, so accumulated micro-batches need no second forward.
         any_size: views of images may be smaller than the data, as a curriculum makes them.
+        compared: name of the encoding (B, V, P) whose views of one sample are to agree and are watched; "" for none.
     """
 
     recipe: ClassVar[dict[str, Any]] = {}
     additive: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
+    compared: ClassVar[str] = ""
 
     def __init__(self, backbone: Backbone, data: DataSpec) -> None:
         super().__init__()

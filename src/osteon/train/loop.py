@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from osteon.core.errors import Interrupted, UsageError
 from osteon.core.run import RunFolder
 from osteon.data import Dataset, Loader
-from osteon.parts.checkpointing import blocks_of, checkpointed, refuse_checkpointing
+from osteon.parts.checkpointing import Checkpointing, blocks_of, refuse_checkpointing
 from osteon.parts.compiling import Compiled, refuse_compiling
 from osteon.parts.highway_bp import HighwayBP, on_highway, refuse_other_networks
 from osteon.parts.norm import BatchNorm
 from osteon.parts.objective import Objective
 from osteon.parts.stochastic_depth import batch_gates, gates
 from osteon.parts.types import Draws, Loss, Step
+from osteon.train.agreement import AgreementMonitor
 from osteon.train.curriculum import make_curriculum
 from osteon.train.guard import Guard
 from osteon.train.monitors import CollapseMonitor, NumberMonitor, check_step
@@ -82,6 +83,7 @@ class Engine:
         self.compiled = Compiled() if settings.compile else None
         self.base_lr = [g["lr"] for g in self.optimizer.param_groups]
         self.base_decay = [g["weight_decay"] for g in self.optimizer.param_groups]
+        self.compared: Tensor | None = None  # embeddings (B, V, P) of the last step's global batch, where it has them
 
     def run(self, batch: dict[str, Tensor], step: Step) -> tuple[Loss, Tensor, float]:
         """Do one step; return the loss, the gathered pooled features and the gradient norm before clipping."""
@@ -117,13 +119,15 @@ class Engine:
         size = local // parts
         slices = [slice(i * size, (i + 1) * size) for i in range(parts)]
         if parts > 1 and self.objective.additive:
-            losses, features = [], []
+            losses, features, compared = [], [], list[Tensor]()
             for i, rows in enumerate(slices):
                 encoded = self.encode(batch, rows, step, i)
                 loss = self.objective.score(encoded, step)
                 (loss.total / parts).backward()
                 losses.append(loss)
                 features.append(encoded["features"])
+                compared += [encoded[self.objective.compared].detach()] if self.objective.compared else []
+            self.compared = self.gather(torch.cat(compared)) if compared else None
             return self.mean_loss(losses), self.gather(torch.cat(features))
 
         cached = parts > 1
@@ -144,6 +148,7 @@ class Engine:
                      if e.requires_grad and k in grads]
             if pairs:
                 torch.autograd.backward([e for e, _ in pairs], [g for _, g in pairs])
+        self.compared = leaves[self.objective.compared].detach() if self.objective.compared else None
         return Loss(loss.total.detach(), loss.parts), leaves["features"]
 
     def encode(self, batch: dict[str, Tensor], rows: slice, step: Step, part: int) -> dict[str, Tensor]:
@@ -168,7 +173,7 @@ class Engine:
             if self.compiled is not None:
                 stack.enter_context(self.compiled.inside(blocks_of(self.objective)))
             if self.settings.checkpointing:
-                stack.enter_context(checkpointed(blocks_of(self.objective, self.objective.companions())))
+                stack.enter_context(Checkpointing().inside(blocks_of(self.objective, self.objective.companions())))
             yield
 
     def rows_of(self, batch: dict[str, Tensor], key: str, rows: Tensor) -> Tensor:
@@ -270,9 +275,10 @@ def _train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Tra
     engine = Engine(objective, settings, fabric)
     # Where collapse must not stop the run, it is still measured for the log.
     collapse = CollapseMonitor() if settings.collapse_stop else CollapseMonitor(patience=settings.steps + 1)
+    agreement = AgreementMonitor() if settings.collapse_stop else AgreementMonitor(effect=-math.inf)
     numbers = NumberMonitor()
     lead = fabric.global_rank == 0
-    watched: dict[str, CollapseMonitor | Guard] = {"collapse": collapse} | ({} if guard is None else {"guard": guard})
+    watched: dict[str, Any] = {"collapse": collapse, "agreement": agreement, **({"guard": guard} if guard else {})}
     start, measured = resume(objective, engine, watched, run, settings, say if lead else _mute)
     if start == 0:
         objective.prepare(dataset.batch, len(dataset), settings.seed)
@@ -311,6 +317,7 @@ def _train(objective: Objective, dataset: Dataset, run: RunFolder, settings: Tra
             if index % settings.monitor_every == 0 or done == settings.steps:
                 with telling_what_is_kept(run):
                     measured = collapse.check(features, index)
+                    measured |= {} if engine.compared is None else agreement.check(engine.compared, index)
                     last.update(measured)
             if lead and (index % settings.log_every == 0 or done == settings.steps or looked):
                 now = time.perf_counter()

@@ -22,7 +22,7 @@ from osteon.core.errors import RankLost, UsageError
 from osteon.core.run import RunFolder
 
 #: environment variable with the seconds a rank waits for the others within a step, and its default
-VARIABLE, SECONDS = "OSTEON_RANK_TIMEOUT", 25.0
+VARIABLE, SECONDS = "OSTEON_RANK_TIMEOUT", 20.0
 #: seconds the others wait while rank 0 works alone, and seconds for all to have started
 ALONE, MEETING = 1800.0, 300.0
 

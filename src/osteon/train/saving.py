@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from osteon.core.errors import MonitorStop
 from osteon.core.run import RunFolder, flatten_state, unflatten_state
 from osteon.parts.objective import Objective
+from osteon.train.agreement import AgreementMonitor
 from osteon.train.guard import Guard
 from osteon.train.monitors import CollapseMonitor
 from osteon.train.ranks import working_alone
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from osteon.train.loop import Engine
 
 #: what watches a run and remembers something
-Watched = Mapping[str, CollapseMonitor | Guard]
+Watched = Mapping[str, CollapseMonitor | AgreementMonitor | Guard]
 
 
 def save(objective: Objective, engine: Engine, watched: Watched, run: RunFolder,
@@ -51,7 +52,8 @@ def resume(objective: Objective, engine: Engine, watched: Watched, run: RunFolde
     state = unflatten_state({k[len("state."):]: v for k, v in tensors.items() if k.startswith("state.")}, meta["state"])
     engine.optimizer.load_state_dict(state["optimizer"])
     for name, monitor in watched.items():
-        monitor.load_state_dict(state[name])
+        if name in state:  # an older checkpoint knows nothing of a newer monitor, which then begins afresh
+            monitor.load_state_dict(state[name])
     if engine.rank == 0:
         run.truncate_metrics(done)
     say(f"Resuming from step {done} of {settings.steps}.")

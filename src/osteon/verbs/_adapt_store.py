@@ -71,6 +71,7 @@ def open_public(name: str, *, channels: int, size: int, options: Mapping[str, An
     wishes = {"pretrained": True, **options}
     torch.manual_seed(seed)
     backbone = build_backbone(full, channels=channels, size=size, **wishes)
+    full = backbone.origin or full  # to the commit, so that the base is opened again as it was
     return Base(backbone, None, {"name": full, "channels": channels, "size": size, "options": plain(wishes),
                                  "seed": seed}, full)
 

@@ -96,7 +96,8 @@ def pretrain(source: str | Path, *, objective: str | None = None, backbone: str 
             changed = run.write_provenance(collect({
                 "data": {"source": made.config["source"], "fingerprint": made.dataset.fingerprint,
                          "samples": len(made.dataset)},
-                "initial_weights": made.config["init"] or "random", "notes": made.notes}))
+                "initial_weights": made.method.backbone.origin or made.config["init"] or "random",
+                "notes": made.notes}))
             if changed:
                 say(changed)
             run.write_skipped([(s.id, s.reason) for s in made.dataset.skipped])
