@@ -48,6 +48,7 @@ def test_all_is_every_objective_that_fits_and_needs_no_labels():
     names = {r.name for r in read_recipes("all")}
     cards = registry.cards(kind="objective")
     assert names == {c.name for c in cards if "image" in c.modalities and not c.labels}
+    assert "unitabe" not in {c.name for c in fitting("table", labelled=True)}  # it needs tables read by units
     assert {c.name for c in fitting("image", labelled=True)} == {c.name for c in cards if "image" in c.modalities}
 
 

@@ -120,8 +120,12 @@ NAMED = {"rsb_a1": rsb_a1, "rsb_a2": rsb_a2, "rsb_a3": rsb_a3}
 
 
 def fitting(modality: str, *, labelled: bool) -> list[Card]:
-    """Objectives for the modality; those that learn from labels only where the source of pre-training has them."""
-    return [c for c in registry.cards(kind="objective") if registry.fits(c, modality) and (labelled or not c.labels)]
+    """Objectives for the modality; those that learn from labels only where the source of pre-training has them.
+
+    Those that need data read in a way of their own are left out: a tournament reads them once for all.
+    """
+    return [c for c in registry.cards(kind="objective")
+            if registry.fits(c, modality) and (labelled or not c.labels) and not c.switch]
 
 
 def read_recipes(wish: str | Path | Sequence[str | Recipe], *, modality: str = "image",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from osteon.backbones import build_backbone
+from osteon.backbones import build_backbone, weights_of
 from osteon.backbones._stem_columns import ColumnEmbed
 from osteon.core.errors import UsageError
 
@@ -123,3 +123,9 @@ def test_inside_a_transformer_a_hidden_column_is_not_seen():
     keep = torch.tensor([[0, 2, 3]] * 2)
     assert torch.equal(network(x, keep=keep).pooled, network(other, keep=keep).pooled)
     assert not torch.equal(network(x).pooled, network(other).pooled)
+
+
+def test_a_network_can_be_counted_without_memory_for_it():
+    """What a run describes is built that way before its weights are read."""
+    assert weights_of(lambda: build_backbone("vit_tiny", channels=2, size=(3,), levels=[0, 4, 3])) == sum(
+        p.numel() for p in build_backbone("vit_tiny", channels=2, size=(3,), levels=[0, 4, 3]).parameters())

@@ -27,6 +27,8 @@ from tests.contracts.objective_kit import assert_same_gradient, remove_batchnorm
 SMALL = {"sound": {"patch": 8}}
 #: smaller samples, for speed
 READ: dict[str, dict[str, int]] = {"video": {"frames": 8, "size": 16}}
+#: how single objectives need samples to be read
+READ_BY: dict[str, dict[str, Any]] = {"unitabe": {"names": "units"}}
 OTHERS = [name for name in NAMES if name != "image"]
 EVERY = pytest.mark.parametrize(("name", "modality"), [
     (card.name, modality) for card in registry.cards(kind="objective") for modality in OTHERS
@@ -38,15 +40,19 @@ def embedded(modality: str) -> str:
     return next(iter(named_sources(modality)))
 
 
+def samples(modality: str, name: str = "") -> Dataset:
+    """160 samples with labels, as an objective reads them."""
+    return read(modality, name if name in READ_BY else "")
+
+
 @functools.cache
-def samples(modality: str) -> Dataset:
-    """160 samples with labels."""
-    whole = open_source(f"{embedded(modality)}:train", cache=False, **READ.get(modality, {}))
+def read(modality: str, name: str) -> Dataset:
+    whole = open_source(f"{embedded(modality)}:train", cache=False, **READ.get(modality, {}), **READ_BY.get(name, {}))
     return whole.subset(np.arange(160))
 
 
 def make(name: str, modality: str, *, seed: int = 0, batchnorm: bool = True) -> Objective:
-    spec = samples(modality).spec
+    spec = samples(modality, name).spec
     torch.manual_seed(seed)
     options = {**find(modality).backbone_options(spec), **SMALL.get(modality, {})}
     kinds = registry.find("objective", name).backbones
@@ -100,7 +106,7 @@ def test_gradient_reaches_every_trainable_parameter_and_no_companion(name, modal
     method = make(name, modality)
     work, reached = engine(method, steps=8), set()
     for index in range(6):
-        work.run(samples(modality).batch(np.arange(16 * index, 16 * index + 16)), Step(index, 8, 3))
+        work.run(samples(modality, name).batch(np.arange(16 * index, 16 * index + 16)), Step(index, 8, 3))
         reached |= {n for n, p in method.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert {n for n, p in method.named_parameters() if p.requires_grad} - reached == set()
     for companion in method.companions():
@@ -110,7 +116,7 @@ def test_gradient_reaches_every_trainable_parameter_and_no_companion(name, modal
 @EVERY
 def test_rows_do_not_depend_on_who_else_is_local(name, modality):
     method = make(name, modality, batchnorm=False).train()
-    whole, step = samples(modality).batch(np.arange(12)), Step(2, 10, 5)
+    whole, step = samples(modality, name).batch(np.arange(12)), Step(2, 10, 5)
 
     def encode(rows):
         draws = Draws(step, torch.arange(12)[rows], 12, source=lambda key, at: whole[key][at])
@@ -128,7 +134,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(name, modality):
     gradients = []
     for accumulate in (1, 3):
         method = make(name, modality, batchnorm=False)
-        engine(method, batch_size=24, accumulate=accumulate).gradients(samples(modality).batch(np.arange(24)),
+        engine(method, batch_size=24, accumulate=accumulate).gradients(samples(modality, name).batch(np.arange(24)),
                                                                        Step(1, 6, 3))
         gradients.append({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None})
     assert_same_gradient(gradients[1], gradients[0])
@@ -146,7 +152,7 @@ def test_same_seed_same_weights_and_an_interrupted_run_ends_the_same(name, modal
     def go(method, path, watch=lambda _done, _values: None):
         run = RunFolder(path)
         with run.lock():
-            train(method, samples(modality), run, settings(method), fabric=Fabric(accelerator="cpu", devices=1),
+            train(method, samples(modality, name), run, settings(method), fabric=Fabric(accelerator="cpu", devices=1),
                   watch=watch, say=lambda _text: None)
 
     first, second, again = make(name, modality), make(name, modality), make(name, modality, seed=99)
@@ -160,7 +166,7 @@ def test_same_seed_same_weights_and_an_interrupted_run_ends_the_same(name, modal
 
 @EVERY
 def test_training_lowers_the_loss(name, modality):
-    data, losses, method = samples(modality).batch(np.arange(32)), [], make(name, modality)
+    data, losses, method = samples(modality, name).batch(np.arange(32)), [], make(name, modality)
     work = engine(method, steps=60, batch_size=32, lr=2e-3, optimizer="adamw", clip=3.0, schedule="constant")
     for index in range(45):
         losses.append(float(work.run(data, Step(index, 60, 0))[0].total))

@@ -1,4 +1,4 @@
-"""TransTab's contrast: groups of columns by hand, the loss pair by pair, and what each group may see."""
+"""TransTab's contrast: the loss pair by pair, and what each group may see."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from osteon.backbones import build_backbone
 from osteon.core.errors import UsageError
 from osteon.data import open_source
 from osteon.modalities import find
-from osteon.objectives.transtab import TransTab, partitions
+from osteon.objectives.transtab import TransTab
+from osteon.parts.cells import only, present, without
 from osteon.parts.types import Draws, Step
 
 DATA = open_source("mixed:train", cache=False).subset(np.arange(12))
@@ -28,14 +29,6 @@ def method(**options) -> TransTab:
 
 def batch(rows=range(12)) -> dict[str, torch.Tensor]:
     return DATA.batch(np.array(list(rows)))
-
-
-def test_groups_by_hand():
-    shown = [g.tolist() for g in partitions(torch.tensor([4, 0, 3, 1, 2, 6, 5]), 3, 0.5)]
-    # 7 columns in groups of 3, 2, 2; half of 3 is 2 shared, of the next group, the last with the one before
-    assert shown == [[4, 0, 3, 1, 2], [1, 2, 6, 5], [6, 5, 1, 2]]
-    assert [g.tolist() for g in partitions(torch.arange(4), 2, 0.0)] == [[0, 1], [2, 3]]
-    assert [g.tolist() for g in partitions(torch.arange(4), 2, 0.3)] == [[0, 1, 2], [2, 3, 1]]
 
 
 def by_hand(z: torch.Tensor, owner: list[int], temperature: float) -> float:
@@ -108,6 +101,51 @@ def test_missing_cells_are_read():
     assert torch.isfinite(z).all() and torch.allclose(z[0], z[5])
     # and a batch of equal rows has a loss
     assert math.isfinite(float(objective(data, Step(0, 1)).total.detach()))
+
+
+def named(way: str = "pieces") -> tuple[TransTab, dict[str, torch.Tensor]]:
+    """The objective on rows read by names, and a batch of these."""
+    torch.manual_seed(0)
+    data = open_source("mixed:train", cache=False, names=way).subset(np.arange(12))
+    network = build_backbone("vit_tiny", channels=data.spec.channels, size=data.spec.extent, dim=16, depth=1, heads=2,
+                             **find("table").backbone_options(data.spec))
+    return TransTab(network, data.spec, overlap=0.0).eval(), data.batch(np.arange(12))
+
+
+def test_by_names_a_group_sees_no_cell_of_another():
+    objective, data = named()
+    draws = Draws.of(data, Step(3, 9))
+    groups = objective.groups(draws)
+    gone = torch.zeros(12, 14, dtype=torch.bool)
+    gone[:, groups[1]] = True
+    with torch.no_grad():
+        one, two = (objective.encode({**data, "table": x}, draws)["z"] for x in (
+            data["table"], without(data["table"], gone)))
+    torch.testing.assert_close(one[:, [0, 2]], two[:, [0, 2]])
+    assert (one[:, 1] - two[:, 1]).abs().amax(1).min() > 1e-3
+    torch.testing.assert_close(two[:, 1], two[:1, 1].expand(12, -1))  # nothing is left of any row
+
+
+@pytest.mark.parametrize("way", ["cells", "pieces", "units"])
+def test_by_names_a_row_of_another_table_is_cut_by_its_own_columns(way):
+    """What stands beside a row in the batch, and how many columns that has, does not matter to it."""
+    objective, data = named(way)
+    few = torch.zeros(12, 14, dtype=torch.bool)
+    few[6:, 3:] = True
+    draws, x = Draws.of(data, Step(1, 9)), only(data["table"], ~few)
+    with torch.no_grad():
+        z = objective.encode({**data, "table": x}, draws)["z"]
+        three = torch.arange(14)[None].expand(12, -1) < 3
+        again = objective.encode({**data, "table": only(data["table"], three)}, draws)
+        none = objective.encode({**data, "table": only(data["table"], three & False)}, draws)["z"][0, 0]
+        whole = objective.encode(data, draws)
+    torch.testing.assert_close(z[6:], again["z"][6:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(z[:6], whole["z"][:6], atol=1e-5, rtol=1e-4)
+    there = present(x)[6:, :3].all(1)  # three columns in three groups: each has one
+    for step in range(2, 6):
+        with torch.no_grad():
+            z = objective.encode({**data, "table": x}, Draws.of(data, Step(step, 9)))["z"]
+        assert there.any() and (z[6:][there] - none).abs().amax(-1).min() > 1e-3
 
 
 @pytest.mark.parametrize("options", [{"partitions": 1}, {"partitions": 15}, {"overlap": -0.1}, {"overlap": 1.5},

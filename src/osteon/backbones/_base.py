@@ -193,6 +193,16 @@ def placed_tokens(network: Backbone, x: Tensor, mask: Tensor | None,
     return tokens + network.positions(grid, x), grid
 
 
+def finish_some(network: Backbone, tokens: Tensor, grid: tuple[int, ...], present: Tensor) -> Features:
+    """:meth:`Backbone.finish` without the tokens that no sample has; in their places zeros come back."""
+    some = present.any(0)
+    some[0] |= ~some.any()
+    at = some.nonzero()[:, 0]
+    made = network.finish(tokens[:, at], grid, present[:, at] | ~present.any(1, keepdim=True))
+    out = made.tokens.new_zeros(*tokens.shape[:2], made.tokens.shape[-1]).index_copy(1, at, made.tokens)
+    return Features(pooled=made.pooled, tokens=out, grid=grid, cls=made.cls)
+
+
 def replace_hidden(tokens: Tensor, mask: Tensor, mask_token: Tensor | None) -> Tensor:
     """Put ``mask_token`` (D,), or zeros, where ``mask`` (B, N) is True in ``tokens`` (B, N, D)."""
     filler = tokens.new_zeros(()) if mask_token is None else mask_token.to(tokens.dtype)

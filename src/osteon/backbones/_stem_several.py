@@ -164,6 +164,8 @@ class SetEmbed(Stem):
 def member_stem(member: Member, dim: int, *, vocabulary: int = 0, levels: Sequence[int] = (), stem: str = "",
                 stem_options: Mapping[str, Any] | None = None, **_: Any) -> Stem:
     """The stem a Transformer of this member alone would have."""
+    if stem == "names":
+        raise UsageError("Tables within sets are not read by names.", where="names", fix="Leave --set names out.")
     if stem:
         return build_stem(stem, member.spec.channels, member.spec.extent, dim, dict(stem_options or {}))
     if levels:

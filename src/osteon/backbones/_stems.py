@@ -27,12 +27,14 @@ class Stem(nn.Module):
         shown_width: numbers it takes to predict what one token shows.
         place_width: coordinates that say where a token lies; 0 where its number in the grid says it.
         own_error: what a token shows has an error of its own, :meth:`shown_error`.
+        sparse: most tokens of a sample may not be there, so that none is computed that no sample of a batch has.
     """
 
     stride: int
     shown_width: int
     place_width: int = 0
     own_error: bool = False
+    sparse: bool = False
 
     def shown(self, x: Tensor) -> Tensor:
         """(B, C, *extent) -> (B, N, shown_width) values, or (B, N) int64 members of a vocabulary of that size."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osteon.backbones._base import Backbone, placed_tokens, take_kept
+from osteon.backbones._base import Backbone, finish_some, placed_tokens, take_kept
 from osteon.backbones._mamba import MambaBlock, Selective
 from osteon.backbones._stem_columns import ColumnEmbed
 from osteon.backbones._stems import PatchEmbed, Stem, WordEmbed, build_stem, default_patch, patch_note
@@ -23,7 +23,7 @@ from osteon.core.errors import UsageError
 from osteon.parts.highway_bp import HighwayBP, Layer, layer_of
 from osteon.parts.positions import PlaceEmbed, resample, sincos
 from osteon.parts.stochastic_depth import Mode, StochasticDepth, drop_rates
-from osteon.parts.transformer import Mlp
+from osteon.parts.transformer import LayerScale, Mlp
 from osteon.parts.types import Features
 
 CARD = Card(
@@ -84,26 +84,14 @@ def _per_head(attend: Tensor | None) -> Tensor | None:
     return attend[:, None] if attend is not None and attend.dim() == 3 else attend
 
 
-class LayerScale(nn.Module):
-    """A learned scale per feature on a residual branch (Touvron et al. 2021, arXiv:2103.17239, section 2)."""
-
-    def __init__(self, dim: int, start: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), start))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        return x * self.gamma
-
-
 class Block(nn.Module):
     """Pre-norm block: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
 
     def __init__(self, dim: int, heads: int, *, mlp_ratio: float, qkv_bias: bool, layer_scale: float,
-                 drop: float, drop_mode: Mode = "row") -> None:
+                 drop: float, drop_mode: Mode = "row", gated: bool = False) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
-        self.attn, self.mlp = Attention(dim, heads, qkv_bias), Mlp(dim, mlp_ratio)
+        self.attn, self.mlp = Attention(dim, heads, qkv_bias), Mlp(dim, mlp_ratio, gated=gated)
         self.ls1: nn.Module = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.ls2: nn.Module = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path = StochasticDepth(drop, mode=drop_mode, branches=2)
@@ -150,6 +138,7 @@ class ViT(Backbone):
         causal: every token sees only itself and those before it; objectives that train it so set this themselves.
         trunk: blocks of attention and MLPs, or state-space blocks read in both directions (Mamba), linear in tokens.
         state: numbers of a state of the latter.
+        gated: a gate a token, in (0, 1), on the hidden layer of the MLPs (TransTab).
     """
 
     kind = "tokens"
@@ -160,7 +149,8 @@ class ViT(Backbone):
                  registers: int = 0, positions: Literal["sincos", "learned", "none"] = "sincos", qkv_bias: bool = True,
                  layer_scale: float = 0.0, drop_path: float = 0.0, drop_mode: Mode = "row", vocabulary: int = 0,
                  levels: Sequence[int] = (), stem: str = "", stem_options: Mapping[str, Any] | None = None,
-                 causal: bool = False, trunk: Literal["attention", "mamba"] = "attention", state: int = 16) -> None:
+                 causal: bool = False, trunk: Literal["attention", "mamba"] = "attention", state: int = 16,
+                 gated: bool = False) -> None:
         extent = (size, size) if isinstance(size, int) else tuple(size)
         own = build_stem(stem, channels, extent, dim, dict(stem_options or {})) if stem else None
         chosen = own.stride if own else 1 if vocabulary or levels else patch or default_patch(extent)
@@ -172,7 +162,8 @@ class ViT(Backbone):
             **({"levels": list(levels)} if levels else {}),
             **({"stem": stem, "stem_options": dict(stem_options or {})} if stem else {}),
             **({"causal": True} if causal else {}),
-            **({"trunk": trunk, "state": state} if trunk != "attention" else {})}
+            **({"trunk": trunk, "state": state} if trunk != "attention" else {}),
+            **({"gated": True} if gated else {})}
         super().__init__(name, channels=channels, size=size, options=options)
         _check_options(options)
         self.dim = self.token_dim = dim
@@ -196,7 +187,7 @@ class ViT(Backbone):
         self.blocks = nn.ModuleList(
             MambaBlock(dim, state=state, drop=rate, drop_mode=drop_mode) if trunk == "mamba" else
             Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale, drop=rate,
-                  drop_mode=drop_mode)
+                  drop_mode=drop_mode, gated=gated)
             for rate in drop_rates(drop_path, depth, drop_mode))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self._fixed: dict[tuple[int, ...], Tensor] = {}  # sine-cosine positions already computed
@@ -328,6 +319,9 @@ class ViT(Backbone):
 
         The mean is over the tokens that are present, and ``pool="first"`` takes the first token where all are there.
         """
+        stem = getattr(self, "patch_embed", None)
+        if present is not None and stem is not None and stem.sparse and not bool(present.any(0).all()):
+            return finish_some(self, tokens, grid, present)
         prefix = self.prefix(tokens.shape[0])
         count = prefix.shape[1]
         if count:

@@ -17,12 +17,15 @@ def embed(
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for features.npy (memory-mapped) and the sample ids.",
                                      show_default=False)],
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; changes speed and memory only.")] = 256,
+    like: Annotated[str | None, typer.Option(metavar="SOURCE", help="Of a table with columns the run has never seen "
+                                             "(--set names=...): the rows its numbers are standardised by. Default: "
+                                             "its own.")] = None,
 ) -> None:
     """Write the features of a source to disk.
 
     One row a sample, memory-mapped, with the sample ids beside.
     """
-    done(call("embed", run, source, out=out, batch_size=batch_size))
+    done(call("embed", run, source, out=out, batch_size=batch_size, like=like))
 
 
 @app.command(epilog="Example: osteon evaluate runs/simclr --train train.csv --test test.csv --label-budget 10,100,all")

@@ -26,7 +26,8 @@ class Card:
             encoder a modality), ``"nodes"`` (graph networks).
         labels: whether training needs labels.
         cost: a word on compute, e.g. ``"2 forwards per image"``.
-        switch: what turns it on in ``osteon pretrain``, of training options.
+        switch: what turns it on in ``osteon pretrain``, of training options and of objectives that need data read in a
+            way of their own.
     """
 
     kind: str

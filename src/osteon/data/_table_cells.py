@@ -10,10 +10,12 @@ import numpy as np
 
 from osteon.core.errors import DataError, UsageError, nearest
 from osteon.data._table_files import Row, Table
+from osteon.data._table_names import known_columns, named_cells, way
 from osteon.data._table_roles import Roles, further_missing, kinds_asked, known_name, roles
 from osteon.data.codec import Plan
 from osteon.modalities import Payload, Unreadable
 from osteon.modalities.table import KINDS, Column, Mixed, columns_of, fit_column
+from osteon.parts.cells import CHANNELS, RULE
 from osteon.parts.types import DataSpec
 
 
@@ -22,8 +24,9 @@ class TablePlan(Plan):
     """A plan with the value and the mark of every text of every column.
 
     Args:
-        lookup: (2, T) float32, the texts of all inputs one after the other; NaN where a text does not fit its column.
-        at: (K, 2) int64 for every input its column in the file and the place of its first text in ``lookup``.
+        lookup: (C, T) float32, the texts of all inputs one after the other; NaN where a text does not fit its column.
+        at: (K, 2) int64 for every input its column in the file, -1 for none, and the place of its first text in
+            ``lookup``.
     """
 
     lookup: np.ndarray | None = None
@@ -36,38 +39,71 @@ def plan(headers: dict[int, Row], *, size: int | None, like: DataSpec | None, so
     if size is not None:
         raise UsageError("A table has no size in pixels.", where="size", fix="Leave it out.")
     table = next(iter(headers.values())).table
-    who, more = roles(table, options, like, source), further_missing(options, like)
+    who, more, mode = roles(table, options, like, source), further_missing(options, like), way(options, like, source)
+    inputs = [name for name in table.names if name not in who.taken]
+    columns = None if like is None else known_columns(like, table, inputs, more, source) if mode else _trained(
+        like, table, source)
     notes = []
-    if like is None:
+    if columns is None:
         columns, reasons = _fit(table, headers, who, kinds_asked(options), more, source)
         traits = {"columns": [c.trait() for c in columns], "missing": sorted(more)}
         notes += _notes(columns)
         reasons = {**(who.left_out or {}), **reasons}
+        if like is not None:
+            notes.append("columns: not those of any table in training, so numbers are standardised by the rows of this "
+                         "source")
     else:
-        columns, traits = columns_of(like.traits), dict(like.traits)
-        absent = [c.name for c in columns if c.name not in table.names]
-        if absent:
-            raise DataError(f"The table has no column '{absent[0]}', which the model was trained on"
-                            + (f", nor {len(absent) - 1} others" if absent[1:] else "")
-                            + f".{nearest(absent[0], table.names)}", where=source,
-                            fix="Give a table with the same names of columns.")
-        reasons = {name: "unknown in training" for name in table.names
-                   if name not in who.taken and name not in {c.name for c in columns}}
-        notes.append(f"columns: {len(columns)} (rule: as in the data the model was trained on)")
+        assert like is not None
+        traits = {**like.traits, "columns": [c.trait() for c in columns]}
+        reasons = {name: "unknown in training" for name in inputs if name not in {c.name for c in columns}}
+        here = sum(c.name in table.names for c in columns)
+        notes.append(f"columns: {len(columns)} (rule: as in the data the model was trained on)"
+                     + (f"; {len(columns) - here} are not there and skipped" if here < len(columns) else ""))
+    if mode:
+        traits |= {"names": mode, **({"fixed": True} if like is not None else {})}
+        notes.append(f"columns are read by their names, one token a {NOUNS[mode]}; {RULE}")
     if reasons:
         notes.append("left out: " + "; ".join(f"'{name}' ({why})" for name, why in reasons.items()))
-    places = [table.names.index(c.name) for c in columns]
-    cells = [[c.encode(text, more) or (np.nan, np.nan) for text in table.texts[j]]
-             for c, j in zip(columns, places, strict=True)]
-    starts = np.cumsum([0, *(len(part) for part in cells)])[:-1]
-    lookup = np.array([cell for part in cells for cell in part], np.float32).T
-    plan = TablePlan((2, len(columns)), "float32", traits, notes=notes, lookup=lookup,
-                     at=np.stack([places, starts], 1))
-    marks = np.stack([_look(row, plan)[1] for row in headers.values()])
+    made = _lookup(table, columns, more, traits, bool(mode))
+    made.notes = notes
+    marks = np.stack([_look(row, made)[1] for row in headers.values()])
     if np.nansum(marks):
         some = [c.name for c, m in zip(columns, np.nanmean(marks, 0), strict=True) if m > 0]
         notes.append(f"missing: {np.nanmean(marks):.1%} of the cells, in {', '.join(some)}")
-    return plan
+    return made
+
+
+#: What a token is, by the way of reading names.
+NOUNS = {"cells": "cell", "pieces": "piece of a cell", "units": "name and one a piece of a cell"}
+
+
+def _trained(like: DataSpec, table: Table, source: str) -> list[Column]:
+    """The columns of the table a model was trained on. Raises DataError where one is not there."""
+    columns = columns_of(like.traits)
+    absent = [c.name for c in columns if c.name not in table.names]
+    if absent:
+        raise DataError(f"The table has no column '{absent[0]}', which the model was trained on"
+                        + (f", nor {len(absent) - 1} others" if absent[1:] else "")
+                        + f".{nearest(absent[0], table.names)}", where=source,
+                        fix="Give a table with the same names of columns, or train with --set names=cells, which reads "
+                            "any.")
+    return columns
+
+
+def _lookup(table: Table, columns: Sequence[Column], more: frozenset[str], traits: dict[str, Any],
+            named: bool) -> TablePlan:
+    """The plan: cells of all texts of all columns; a column that is not there holds one missing cell."""
+    parts, at, start = [], [], 0
+    for column in columns:
+        place = table.names.index(column.name) if column.name in table.names else -1
+        texts = [""] if place < 0 else table.texts[place]
+        cells = named_cells(column, texts, more) if named else np.array(
+            [column.encode(text, more) or (np.nan, np.nan) for text in texts], np.float32).reshape(-1, 2)
+        parts.append(cells)
+        at.append((place, start))
+        start += len(cells)
+    return TablePlan((CHANNELS if named else 2, len(columns)), "float32", traits, lookup=np.concatenate(parts).T,
+                     at=np.array(at, np.int64))
 
 
 def _fit(table: Table, headers: dict[int, Row], who: Roles, kinds: Mapping[str, str], more: frozenset[str],
@@ -116,7 +152,7 @@ def _notes(columns: Sequence[Column]) -> list[str]:
 
 def _look(row: Row, plan: TablePlan) -> np.ndarray:
     assert plan.lookup is not None and plan.at is not None
-    return plan.lookup[:, plan.at[:, 1] + np.asarray(row)[plan.at[:, 0]]]
+    return plan.lookup[:, plan.at[:, 1] + np.where(plan.at[:, 0] < 0, 0, np.asarray(row)[plan.at[:, 0]])]
 
 
 def header(payload: Payload) -> Row:
@@ -142,4 +178,5 @@ def convert(payload: Payload, plan: TablePlan) -> np.ndarray:
 
 def measure(samples: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...], float]:
     """Nothing is left to be done: columns are standardised one by one when they are read."""
-    return (0.0, 0.0), (1.0, 1.0), 1.0
+    channels = samples.shape[1]
+    return (0.0,) * channels, (1.0,) * channels, 1.0

@@ -55,6 +55,8 @@ def roles(table: Table, options: Mapping[str, Any], like: DataSpec | None, sourc
     likewise; case does not matter. ``none`` stands for no such column.
     """
     inputs = {c["name"] for c in like.traits["columns"]} if like is not None else set()
+    if like is not None and like.traits.get("names") and not inputs & set(table.names) == inputs:
+        inputs = set()  # another table: what is an input there may be anything here
     by_name = {name.lower(): name for name in reversed(table.names) if name not in inputs}
 
     def role(option: str, usual: Sequence[str]) -> str:
@@ -87,6 +89,8 @@ def _labels(table: Table, name: str, options: Mapping[str, Any], like: DataSpec 
         return [None] * len(cells), None, []
     values = [number(cell) for cell in cells]
     edges = [float(e) for e in (like.traits.get("edges") or ())] if like is not None else []
+    if like is not None and like.traits.get("names") and None in values:
+        edges = []  # another table, whose label only has the same name
     bins = int(options.get("bins") or 0)
     if bins or edges:
         wrong = next((i for i, value in enumerate(values) if value is None), None)

@@ -15,9 +15,11 @@ from typing import Any, cast
 import numpy as np
 
 from osteon.core.errors import DataError, UsageError
+from osteon.data._table_names import no_columns
 from osteon.data.dataset import Dataset
 from osteon.data.listing import digest
 from osteon.data.source import open_source
+from osteon.parts.cells import by_names
 
 #: Options of ``--set``: shares of further sources, their shares in the last phase, the share of the steps before it.
 OPTIONS: dict[str, Any] = {"mix": None, "upsample": None, "switch": 0.85}
@@ -97,12 +99,14 @@ class Stack:
 
     Args:
         parts: (N_i, ...) arrays of one shape and type.
+        blank: what fills up the last side of samples, as long as the longest, where their lengths differ.
     """
 
-    def __init__(self, parts: Sequence[np.ndarray]) -> None:
-        self.parts = list(parts)
+    def __init__(self, parts: Sequence[np.ndarray], blank: np.ndarray | None = None) -> None:
+        self.parts, self.blank = list(parts), blank
         self.ends = np.cumsum([len(p) for p in parts])
-        self.shape, self.dtype = (int(self.ends[-1]), *parts[0].shape[1:]), parts[0].dtype
+        self.shape = (int(self.ends[-1]), *(parts[0].shape[1:] if blank is None else blank.shape))
+        self.dtype = parts[0].dtype
         self.ndim = len(self.shape)
         self.nbytes = sum(p.nbytes for p in parts)
 
@@ -114,14 +118,20 @@ class Stack:
         if rows.ndim == 0:
             return cast(np.ndarray, self[rows[None]][0])
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        if self.blank is not None:
+            out[:] = self.blank
         owner = np.searchsorted(self.ends, rows, side="right")
         for number, part in enumerate(self.parts):
             mine = owner == number
-            out[mine] = part[rows[mine] - (self.ends[number] - len(part))]
+            taken = part[rows[mine] - (self.ends[number] - len(part))]
+            if self.blank is None:
+                out[mine] = taken
+            else:
+                out[mine, ..., :part.shape[-1]] = taken
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        whole = np.concatenate(self.parts)
+        whole = np.concatenate(self.parts) if self.blank is None else self[:]
         return whole if dtype is None else whole.astype(dtype)
 
 
@@ -191,7 +201,10 @@ def open_mixed(source: str | Path | Dataset, *, mix: Any = None, upsample: Any =
 
 def _join(parts: Sequence[Dataset], names: Sequence[str], mixture: Mixture) -> Dataset:
     first = parts[0]
+    any_table = by_names(first.spec)
     for name, part in zip(names, parts, strict=True):
+        if any_table and part.images.ndim == 3 and part.images.shape[1] == first.images.shape[1]:
+            continue
         if part.images.shape[1:] != first.images.shape[1:] or part.images.dtype != first.images.dtype:
             raise DataError(f"Its samples are {part.images.dtype} {part.images.shape[1:]}, those of {names[0]} are "
                             f"{first.images.dtype} {first.images.shape[1:]}.", where=name,
@@ -204,7 +217,12 @@ def _join(parts: Sequence[Dataset], names: Sequence[str], mixture: Mixture) -> D
     elif first.labels is not None:
         notes.append("labels: left out, since not all sources of the mixture have the same classes")
     skipped = [s for part in parts for s in part.skipped]
-    return replace(first, images=cast(np.ndarray, Stack([p.images for p in parts])),
+    blank = None
+    if any_table:
+        blank = no_columns(max(p.images.shape[2] for p in parts))
+        spec = replace(spec, size=blank.shape[1], shape=(blank.shape[1],), traits={
+            **spec.traits, "tables": [p.spec.traits["columns"] for p in parts[1:]]})
+    return replace(first, images=cast(np.ndarray, Stack([p.images for p in parts], blank)),
                    ids=[f"{n}:{i}" for n, part in enumerate(parts) for i in part.ids], labels=labels,
                    class_names=first.class_names if known else [], groups=None, split=None, skipped=skipped,
                    notes=notes, fingerprint=digest(*(p.fingerprint for p in parts)), spec=spec, mixture=mixture,

@@ -28,8 +28,10 @@ __all__ = ["CODEC", "LISTS_BY_OPTIONS", "NAMED", "OPTIONS", "list_path", "looks_
 #: Columns of paths and of text: with one of them a table belongs to another modality unless it is asked for.
 _OTHERS = frozenset(("path", "file", "file_name", "filename", "image", "img", "sound", "audio", "video", "bytes",
                      "text", "sentence", "document", "content", "review", "abstract"))
-#: Options of ``--set``: columns by role, columns left out, kinds by name, further missing cells, bins of a number.
-OPTIONS: dict[str, Any] = {"label": "", "group": "", "split": "", "drop": "", "columns": "", "missing": "", "bins": 0}
+#: Options of ``--set``: columns by role, columns left out, kinds by name, further missing cells, bins of a number, and
+#: whether columns are read by their names, so that a network reads any table: as cells, pieces or units.
+OPTIONS: dict[str, Any] = {"label": "", "group": "", "split": "", "drop": "", "columns": "", "missing": "", "bins": 0,
+                           "names": ""}
 #: Most classes a label of numbers is cut into.
 MOST_BINS = 10_000
 _ENDING = re.compile(r"\S+\.[A-Za-z][A-Za-z0-9]{1,4}")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from osteon.modalities._base import Control
+from osteon.parts.cells import by_names
 from osteon.parts.random_feature_boosting import RandomFeatureBooster, fit_chosen
 from osteon.parts.types import DataSpec
 
@@ -217,11 +218,11 @@ def fit_column(name: str, counts: Mapping[str, int], *, kind: str = "",
 
 
 def raw_columns(samples: np.ndarray, spec: DataSpec) -> np.ndarray:
-    """Standardised numbers with the mark of missing ones, and levels as 0 and 1: (N, 2, K) -> (N, F) float32."""
+    """Standardised numbers with the mark of missing ones, and levels as 0 and 1: (N, C, K) -> (N, F) float32."""
     parts = []
     for j, column in enumerate(columns_of(spec.traits)):
         if column.continuous:
-            parts.append(samples[:, :, j].astype(np.float32))
+            parts.append(samples[:, :2, j].astype(np.float32))
         else:
             parts.append((samples[:, 0, j, None] == np.arange(column.count)).astype(np.float32))
     return np.concatenate(parts, 1)
@@ -342,7 +343,16 @@ LABELLED_CONTROLS: dict[str, Callable[..., np.ndarray]] = {"gradient-boosted tre
 
 
 def backbone_options(spec: DataSpec) -> dict[str, Any]:
-    """How many levels every column has, 0 for numbers: what a stem of columns needs to know."""
+    """How many levels every column has, 0 for numbers: what a stem of columns needs to know.
+
+    Of rows read by names: which tokens, and what TransTab and UniTabE have beside theirs: a class token, no positions,
+    and the former the gated MLPs.
+    """
+    way = spec.traits.get("names")
+    if way:
+        paper = {} if way == "cells" else {"pool": "cls", "positions": "none", **({"gated": True} if way == "pieces"
+                                                                                  else {})}
+        return {"stem": "names", "stem_options": {"tokens": way}, **paper}
     return {"levels": [column.count for column in columns_of(spec.traits)]}
 
 
@@ -359,16 +369,16 @@ def picture(values: np.ndarray, spec: DataSpec, like: np.ndarray | None = None) 
     Numbers run from blue over white to red (-2.5 to 2.5 deviations of the column), every level has a colour, what is
     missing is grey.
     """
-    kinds = columns_of(spec.traits)
-    wide = min(32, len(kinds))
-    lines = -(-len(kinds) // wide)
+    named, count = by_names(spec), values.shape[2]
+    kinds = values[:, 2].round() == 0 if named else np.array([[c.continuous for c in columns_of(spec.traits)]])
+    wide = min(32, count)
+    lines = -(-count // wide)
     cells = np.full((len(values), lines * wide, 3), 255, np.uint8)
-    for j, column in enumerate(kinds):
-        value = np.nan_to_num(values[:, 0, j])
-        if column.continuous:
-            colours = _palette("coolwarm", 256)[np.rint((value.clip(-2.5, 2.5) / 5 + 0.5) * 255).astype(int)]
-        else:
-            colours = _palette("tab20", 20)[np.rint(value).astype(int) % 20]
+    for j in range(count):
+        value, which = np.nan_to_num(values[:, 0, j]), np.nan_to_num(values[:, 3 if named else 0, j])
+        numbers = _palette("coolwarm", 256)[np.rint((value.clip(-2.5, 2.5) / 5 + 0.5) * 255).astype(int)]
+        levels = _palette("tab20", 20)[np.rint(which).astype(int) % 20]
+        colours = np.where(kinds[:, j, None], numbers, levels)
         cells[:, j] = np.where(values[:, 1, j, None] > 0.5, np.uint8(128), colours)
     drawn = cells.reshape(len(values), lines, wide, 3)
     return np.ascontiguousarray(drawn.repeat(12, 1).repeat(8, 2))

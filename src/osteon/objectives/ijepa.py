@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from osteon.backbones import Backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
+from osteon.parts.cells import need_cells
 from osteon.parts.companion import Companion
 from osteon.parts.objective import Objective
 from osteon.parts.positions import PlaceEmbed, sincos
@@ -141,6 +142,7 @@ class IJEPA(Objective):
                  momentum: float = 0.996, loss: Literal["smooth_l1", "l2"] = "smooth_l1", crop_min: float | None = None,
                  flip: bool = False) -> None:
         super().__init__(backbone, data)
+        need_cells(backbone.options)
         if loss not in ("smooth_l1", "l2"):
             raise UsageError(f"There is no loss {loss!r}.", where="loss", fix="Give smooth_l1 or l2.")
         self.views = make_views("crop_flip", data, flip=flip, min_scale=crop_min, usual={"min_scale": 0.3})

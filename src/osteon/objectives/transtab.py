@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from osteon.backbones import Backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
+from osteon.parts.cells import by_names, column_groups, exists, only, partitions
 from osteon.parts.losses.supcon import supcon
 from osteon.parts.objective import Objective
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
@@ -25,35 +26,19 @@ CARD = Card(
     name="transtab",
     papers=("TransTab: Learning Transferable Tabular Transformers Across Tables",),
     modalities=("table",),
-    differs="The contrast of groups of columns alone. A column has weights of its own instead of the word vectors of "
-    "its name and cell, so that a network belongs to one table; the feed-forward gate is left out and the backbone "
-    "normalises before its layers; groups are pooled as the backbone pools (backbone.pool=cls: the paper's token). "
-    "Columns are shuffled anew at every step, as the authors' split by the order of the file never changes its groups. "
-    "Self-supervised by default; the authors' default is supervised=true. A missing cell has a vector of its own "
-    "instead of 0 or the text 'nan'.",
+    differs="The contrast of groups of columns alone. With --set names=pieces a row is read as in the paper, by the "
+    "words of its columns and cells, and a network reads any table: but words are hashed to vectors instead of split "
+    "by BERT's vocabulary, the backbone normalises before its layers, activations are GELU, and there is no dropout. "
+    "Otherwise a column has weights of its own, so that a network belongs to one table, the feed-forward gate is left "
+    "out, groups are pooled as the backbone pools (backbone.pool=cls: the paper's token), and a missing cell has a "
+    "vector of its own; by names it is skipped instead of being 0 or the text 'nan'. Columns are shuffled anew at "
+    "every step, as the authors' split by the order of the file never changes its groups. Self-supervised by default; "
+    "the authors' default is supervised=true. Tables mixed in one run are cut into groups table by table, but share "
+    "batches, so that rows of other tables are negatives too; the authors' batches are of one table.",
     rows=(384,),
     backbones=("tokens",),
     cost="1.5 forwards of a row, in 3 groups of its columns",
 )
-
-
-def partitions(order: Tensor, parts: int, overlap: float) -> list[Tensor]:
-    """Consecutive groups of an order of columns, each with some of the next, the last with some of the one before.
-
-    Args:
-        order: (K,) int64 columns.
-        parts: number of groups; sizes differ by one at most before columns are shared.
-        overlap: columns shared over the size of the first group, rounded up.
-
-    Returns:
-        ``parts`` tensors of columns.
-    """
-    groups = list(order.tensor_split(parts))
-    shared = math.ceil(overlap * len(groups[0]))
-    if not shared or parts == 1:
-        return groups
-    more = [group[:shared] for group in groups[1:]] + [groups[-2][-shared:]]
-    return [torch.cat([group, extra]) for group, extra in zip(groups, more, strict=True)]
 
 
 class TransTab(Objective):
@@ -80,7 +65,7 @@ class TransTab(Objective):
     def __init__(self, backbone: Backbone, data: DataSpec, *, partitions: int = 3, overlap: float = 0.5,
                  temperature: float = 10.0, supervised: bool = False, out: int = 128) -> None:
         super().__init__(backbone, data)
-        columns = math.prod(backbone.grid(*data.extent))
+        columns = math.prod(data.extent)
         if not 2 <= partitions <= columns:
             raise UsageError(f"{columns} columns cannot be cut into {partitions} groups.", where="--set partitions",
                              fix=f"Give 2 to {columns}." if columns > 1 else "Give a table of more columns.")
@@ -95,14 +80,24 @@ class TransTab(Objective):
         self.notes = list(self.views.notes)
 
     def groups(self, draws: Draws) -> list[Tensor]:
-        """Columns of every group at this step, the same for all rows."""
-        columns = math.prod(self.backbone.grid(*self.data.extent))
-        return partitions(draws.fork("columns").shared_rand(columns).argsort(), self.partitions, self.overlap)
+        """Columns of every group at this step, the same for all rows that have all columns."""
+        return partitions(self._order(draws).argsort(), self.partitions, self.overlap)
+
+    def _order(self, draws: Draws) -> Tensor:
+        columns = math.prod(self.data.extent)
+        return draws.fork("columns").shared_rand(columns)
+
+    def _pooled(self, x: Tensor, draws: Draws) -> list[Tensor]:
+        """Pooled features of every group alone, (B, D) each."""
+        if not by_names(self.data):
+            return [self.backbone(x, keep=group.expand(len(x), -1)).pooled for group in self.groups(draws)]
+        groups = column_groups(exists(x), self._order(draws), self.partitions, self.overlap)
+        return [self.backbone(only(x, group)).pooled for group in groups]
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Projections ``"z"`` (B, G, P) of every group, the row's ``"label"`` (B,), and pooled features."""
         x = self.views(batch[self.data.modality], draws)[0].x
-        pooled = [self.backbone(x, keep=group.expand(len(x), -1)).pooled for group in self.groups(draws)]
+        pooled = self._pooled(x, draws)
         label = batch["label"] if self.supervised else draws.rows
         return {"z": torch.stack([self.projector(p) for p in pooled], 1), "label": label.to(x.device),
                 "features": torch.stack(pooled, 1).mean(1).detach()}

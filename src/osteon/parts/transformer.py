@@ -10,16 +10,37 @@ from osteon.parts.positions import PlaceEmbed, sincos
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between. (..., D) -> (..., D)."""
+    """Two linear layers with GELU between. (..., D) -> (..., D).
 
-    def __init__(self, dim: int, ratio: float = 4.0) -> None:
+    Args:
+        dim: D.
+        ratio: width of the hidden layer over D.
+        gated: multiply the hidden layer before its activation by a number in (0, 1), a learned function of the token
+            (Wang & Sun 2022, TransTab, as in the authors' code).
+    """
+
+    def __init__(self, dim: int, ratio: float = 4.0, *, gated: bool = False) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, int(dim * ratio))
         self.fc2 = nn.Linear(int(dim * ratio), dim)
+        self.gate = nn.Linear(dim, 1, bias=False) if gated else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to every token."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        hidden = self.fc1(x)
+        return self.fc2(F.gelu(hidden if self.gate is None else hidden * self.gate(x).sigmoid()))
+
+
+class LayerScale(nn.Module):
+    """A learned scale per feature on a residual branch (Touvron et al. 2021, arXiv:2103.17239, section 2)."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return x * self.gamma
 
 
 class Attention(nn.Module):

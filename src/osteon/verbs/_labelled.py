@@ -10,15 +10,20 @@ import numpy as np
 from osteon.core import registry
 from osteon.core.errors import UsageError
 from osteon.data import Dataset, open_source
+from osteon.parts.cells import by_names
 from osteon.parts.types import DataSpec
 from osteon.verbs._arms import Task
 
 
-def open_pair(train: str | Path, test: str | Path, like: DataSpec, task: str,
-              target: str | None) -> tuple[Dataset, Dataset]:
-    """Labelled training and test data; what the labels of the first are, those of the second are too."""
+def open_pair(train: str | Path, test: str | Path, like: DataSpec, task: str = "auto",
+              target: str | None = None) -> tuple[Dataset, Dataset]:
+    """Labelled training and test data, read like the data a model was trained on.
+
+    What the labels of the first are, those of the second are too. Columns of a table that the model has never seen are
+    measured on the training data, never on the test data.
+    """
     train_set = open_source(train, like=like, task=task, target=target)
-    test_set = open_source(test, like=like, target=target,
+    test_set = open_source(test, like=train_set.spec if by_names(like) else like, target=target,
                            task="classes" if train_set.targets is None else "regression")
     if train_set.class_names and test_set.class_names and test_set.class_names != train_set.class_names:
         test_set = test_set.with_classes(train_set.class_names)

@@ -23,6 +23,7 @@ from osteon.core.tensorfile import read_tensors, write_tensors
 from osteon.data import Dataset
 from osteon.data.cache import cache_folder
 from osteon.parts.adapter import Adapter
+from osteon.parts.cells import by_names
 from osteon.parts.members import spec_from
 from osteon.parts.objective import Objective
 from osteon.parts.surgery import apply_edits, edits_of
@@ -175,7 +176,7 @@ def resized(x: Tensor, spec: DataSpec) -> Tensor:
     Raises:
         DataError: when they have another.
     """
-    if x.shape[2:] == spec.extent:
+    if x.shape[2:] == spec.extent or by_names(spec):
         return x
     if spec.modality != "image":
         raise DataError(f"The model takes {spec.modality} of {' x '.join(map(str, spec.extent))}; this source holds "

@@ -15,11 +15,12 @@ from osteon.core import registry
 from osteon.core.atomic import write_text
 from osteon.core.errors import UsageError, nearest
 from osteon.core.plain import plain
-from osteon.data import Dataset, open_source
+from osteon.data import Dataset
 from osteon.evaluators.linear_probe import LinearProbe
 from osteon.mergers._controls import Joint, Sequential
 from osteon.parts.continual import BATCH, Continual, TaskData
 from osteon.verbs._alone import alone_in
+from osteon.verbs._labelled import open_pair
 from osteon.verbs._model import Trained, extract, fit_samples, load_trained
 from osteon.verbs.evaluate import check_leaks
 
@@ -59,7 +60,7 @@ def continual(run: str | Path, *, train: str | Path, test: str | Path, tasks: in
     say = _speaker(progress)
     model = load_trained(run)
     rules = _rules(methods, controls, dict(settings or {}), epochs)
-    train_set, test_set = (open_source(s, like=model.spec) for s in (train, test))
+    train_set, test_set = open_pair(train, test, model.spec)
     for data, option in ((train_set, "--train"), (test_set, "--test")):
         if data.labels is None or data.labels.ndim != 1:
             raise UsageError("Continual learning needs one label a sample.", where=f"{option} {data.source}")

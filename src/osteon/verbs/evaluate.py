@@ -20,6 +20,7 @@ from osteon.core.run import RunFolder
 from osteon.data import Dataset, find_duplicates, open_source
 from osteon.data.leaks import TRANSDUCTIVE, transductive
 from osteon.modalities import find
+from osteon.parts.cells import by_names
 from osteon.parts.regression import R2
 from osteon.parts.types import DataSpec
 from osteon.report.compare_page import write_evaluation_report
@@ -238,7 +239,7 @@ def check_leaks(models: Sequence[Trained], train: Dataset, test: Dataset, leaks:
         if unlabelled:
             break
         try:
-            pool = open_source(source, like=models[0].spec)
+            pool = open_source(source, like=test.spec if by_names(test.spec) else models[0].spec)
         except (UsageError, DataError) as error:
             notes.append(f"leak check: the pre-training data {source} could not be opened ({error.what}); unchecked")
             continue

@@ -210,9 +210,12 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
 
 def keep(made: Prepared, run: RunFolder, steps: int) -> None:
     """Write ``model.safetensors``: the network as it is after so many steps."""
+    mixed = [made.config["data"].get(key) or {} for key in ("mix", "upsample")]
+    sources = list(dict.fromkeys([made.config["source"], *(name for shares in mixed for name in shares)]))
     save_trained(run, made.exported(), made.method.exported_data(), {
         "objective": {"name": made.card.name, "options": made.options}, "class_names": made.dataset.class_names,
-        "fingerprint": made.dataset.fingerprint, "source": made.config["source"], "steps": steps})
+        "fingerprint": made.dataset.fingerprint, "source": made.config["source"], "steps": steps,
+        **({"sources": sources} if sources[1:] else {})})
     save_head(run, made.method)
 
 

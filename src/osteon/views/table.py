@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from osteon.core.errors import UsageError
+from osteon.parts.cells import by_names, names_of, without
 from osteon.parts.types import DataSpec, Draws, Geometry, View
 from osteon.views.crop import full_boxes
 from osteon.views.masks import hidden_count, lowest
@@ -45,15 +46,22 @@ class TablePlan:
             stream = draws.fork("corrupt")
             params["corrupted"] = lowest(stream.rand(columns), count)
             other = partners(x, spec, stream.fork("partner"))
-            x = torch.where(params["corrupted"][:, None], other, x)
+            taken = params["corrupted"]
+            if by_names(spec):  # rows of other tables have nothing that would fit this column
+                taken = taken & (names_of(other) == names_of(x)).all(1)
+            x = torch.where(taken[:, None], other, x)
         count = min(hidden_count(self.hide, columns), columns - 1)
         if count:
             params["hidden"] = lowest(draws.fork("hide").rand(columns), count)
-            absent = torch.tensor([c["absent"] for c in spec.traits["columns"]], dtype=x.dtype, device=x.device)
-            blank = torch.stack([absent, torch.ones_like(absent)])
-            x = torch.where(params["hidden"][:, None], blank, x)
+            x = self._hide(x, params["hidden"], spec)
         whole = torch.zeros(batch, dtype=torch.bool, device=x.device)
         return View(standardise(x, spec), Geometry(full_boxes(batch, x.device), whole), params)
+
+    def _hide(self, x: Tensor, hidden: Tensor, spec: DataSpec) -> Tensor:
+        if by_names(spec):
+            return without(x, hidden)
+        absent = torch.tensor([c["absent"] for c in spec.traits["columns"]], dtype=x.dtype, device=x.device)
+        return torch.where(hidden[:, None], torch.stack([absent, torch.ones_like(absent)]), x)
 
 
 def partners(x: Tensor, spec: DataSpec, draws: Draws) -> Tensor:
