@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from osteon.core.errors import DataError
-from osteon.evaluators._ridge import fit_numbers
+from osteon.evaluators._ridge import fit_numbers, within
 from osteon.evaluators.knn import KNN, weighted_mean
 from osteon.evaluators.linear_probe import LinearProbe
 from osteon.evaluators.rfrboost import RFRBoost
+from osteon.parts.rows import Rows
 
 READERS = (KNN(k=5), KNN(tune=True), LinearProbe(), RFRBoost(layers=1, width=16, dim=8))
 
@@ -54,6 +55,20 @@ def test_the_penalty_is_weak_for_a_clear_map_and_strong_for_noise():
     assert probe.chosen["strength"] > 1000 * clear and told.std() < 0.3
 
 
+def test_a_feature_that_was_rare_does_not_lead_far_out():
+    cut = within(Rows(torch.tensor([[0.0], [2.0]])), Rows(torch.tensor([[-9.0], [1.0], [9.0]])))
+    assert cut[:].tolist() == [[-1], [1], [3]]
+    x, y = task(120)
+    x[:, 5] = 0
+    x[[3, 90], 5] = 0.003, 30.0  # 1e5 deviations away wherever the second is held out or asked for
+    y[3] += 30
+    probe = LinearProbe()
+    told = probe.regress(x[:100], y[:100], x[100:])
+    assert probe.chosen["strength"] < 0.1 and np.abs(told - y[100:]).max() < 15
+    told = probe.regress(x[:80], y[:80], x[80:])
+    assert np.abs(told - y[80:]).max() < 60
+
+
 def test_every_row_is_held_out_once_and_never_fitted_then(monkeypatch):
     from osteon.evaluators import _ridge
 
@@ -64,12 +79,12 @@ def test_every_row_is_held_out_once_and_never_fitted_then(monkeypatch):
             seen.append(set(rows.tolist()))
 
         def predict_path(self, x, strengths):
-            asked.append({int(v) for v in x[:, 0]})
+            asked.append({int(v) for v in x[:][:, 0]})
             return super().predict_path(x, strengths)
 
     monkeypatch.setattr(_ridge, "RidgePath", Spy)
     x = torch.arange(11.0)[:, None].repeat(1, 2) + torch.tensor([0.0, 0.5])
-    fit_numbers(x, torch.randn(11, 1, generator=torch.Generator().manual_seed(0)), (0.1, 1.0), folds=5, seed=0)
+    fit_numbers(Rows(x), torch.randn(11, 1, generator=torch.Generator().manual_seed(0)), (0.1, 1.0), folds=5, seed=0)
     assert sorted(i for part in asked for i in part) == list(range(11))
     assert all(not fit & held and fit | held == set(range(11)) for fit, held in zip(seen, asked, strict=False))
     assert seen[-1] == set(range(11))

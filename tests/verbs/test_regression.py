@@ -147,6 +147,8 @@ def test_supervised_training_learns_deviations_and_answers_in_the_unit():
         method.head.weight.zero_()
         method.head.bias.fill_(2.0)
     assert method.eval().predict(x).tolist() == [1050.0] * 6
+    key, learned = _networks.labels_for(np.array([1000.0, 1050.0]), spec)
+    assert (key, learned.tolist(), learned.dtype) == ("target", [0.0, 2.0], torch.float32)
     encoded = {"logits": torch.tensor([[1.0], [3.0]]), "targets": torch.tensor([[0.0], [1.0]])}
     assert float(method.score(encoded, Step(0, 1, 0)).total) == pytest.approx((1 + 4) / 2)
     for option in ({"smoothing": 0.1}, {"loss": "ce"}, {"mixup": 0.2}, {"weighting": "auto"}):

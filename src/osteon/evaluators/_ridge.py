@@ -147,10 +147,33 @@ def fit_numbers(x: Rows, y: Tensor, strengths: Sequence[float], *, folds: int, s
     errors = torch.zeros(len(strengths), dtype=torch.float64)
     for held in parts if len(strengths) > 1 else ():
         fit = everything[~torch.isin(everything, held)]
-        told = RidgePath(x, y, fit, shift).predict_path(x[held], strengths)
+        asked = within(x.subset(fit.numpy()), x.subset(held.numpy()))
+        told = RidgePath(x, y, fit, shift).predict_path(asked, strengths)
         errors += torch.stack([(t - y[held]).double().square().sum().cpu() for t in told])
     best = strengths[int(errors.argmin())]
     return RidgePath(x, y, everything, shift).solve(best), best
+
+
+def reach(seen: Rows) -> tuple[Tensor, Tensor]:
+    """Least and largest value (D,) of each feature in training rows (N, D), and a deviation beyond."""
+    mean = seen.mean()
+    low, high = torch.full_like(mean, torch.inf), torch.full_like(mean, -torch.inf)
+    square = torch.zeros_like(mean, dtype=torch.float64)
+    for block in seen.split(BLOCK):
+        low, high = torch.minimum(low, block.amin(0)), torch.maximum(high, block.amax(0))
+        square += (block - mean).double().square().sum(0)
+    beyond = (square / len(seen)).sqrt().float()
+    return low - beyond, high + beyond
+
+
+def within(seen: Rows, asked: Rows) -> Rows:
+    """Features (M, D) cut to what was seen of each in training (N, D), and a deviation beyond.
+
+    A feature that hardly varies in training counts much where it does later: in deviations it is far out, so is what a
+    linear map predicts of it. Classes hardly notice, squared errors do.
+    """
+    low, high = reach(seen)
+    return asked.mapped(lambda block: block.clamp(low.to(block.device), high.to(block.device)))
 
 
 def solve_moments(moments: Moments, shift: Tensor, strength: float) -> Affine:

@@ -17,7 +17,7 @@ from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.evaluators._inputs import Array, labelled_rows, numbered_rows, one_hot, validation_quality
 from osteon.evaluators._logistic import Logistic
-from osteon.evaluators._ridge import BLOCK, Affine, Moments, RidgePath, fit_numbers, solve_moments
+from osteon.evaluators._ridge import BLOCK, Affine, Moments, RidgePath, fit_numbers, solve_moments, within
 from osteon.parts.regression import scale_of
 from osteon.parts.rows import OneHot, Rows
 from osteon.parts.subsets import holdout
@@ -100,7 +100,8 @@ class LinearProbe:
         """Numbers (M,) for test features (M, D) from train features (N, D) and targets (N,), by ridge regression.
 
         The penalty has the least squared error on training samples that did not fit it: each of five parts predicted
-        from the other four, or from 2,000 samples on one part of a tenth.
+        from the other four, or from 2,000 samples on one part of a tenth. Features that are asked for are cut to what
+        was seen of them in training and a deviation beyond, so that a rare one does not lead far out.
         """
         x, y, test = numbered_rows(train_x, train_y, test_x)
         mean, scale = scale_of(y)
@@ -110,7 +111,7 @@ class LinearProbe:
         grid = RIDGE_GRID if self.strength is None else (self.strength,)
         model, strength = fit_numbers(x, target, grid, folds=1 if len(y) >= MANY else min(5, len(y)), seed=seed)
         self.chosen = {"solver": "ridge", "strength": strength}
-        return np.asarray(mean + scale * model(test)[:, 0].double().cpu().numpy())
+        return np.asarray(mean + scale * model(within(x, test))[:, 0].double().cpu().numpy())
 
     def _resolve(self, width: int, classes: int, multi: bool) -> str:
         if self.solver != "auto":
