@@ -76,7 +76,7 @@ def test_evaluate_passes_every_option_and_prints_json(verb, capsys):
 def test_embed_export_demo_pass_their_options(verb, capsys):
     embed, export, demo = verb("embed", Path("f")), verb("export", Path("e")), verb("demo", Path("d"))
     assert run("embed", "r", "s", "--out", "f", "--batch-size", "8") == 0
-    assert (embed.args, embed.options) == (("r", "s"), {"out": "f", "batch_size": 8})
+    assert (embed.args, embed.options) == (("r", "s"), {"out": "f", "batch_size": 8, "like": None})
     assert run("export", "r", "-o", "e") == 0
     assert (export.args, export.options) == (("r",), {"out": "e", "format": "safetensors"})
     assert run("demo", "--seeds", "1", "--steps", "9", "-q") == 0
@@ -93,6 +93,7 @@ def test_embed_export_demo_pass_their_options(verb, capsys):
     ("analyse", ["r", "s", "--json"]), ("prior", ["--out", "o"]),
     ("incontext", ["n", "--train", "a", "--test", "b", "--json"]),
     ("continual", ["r", "--train", "a", "--test", "b", "--json"]),
+    ("selftrain", ["r", "--train", "a", "--pool", "p", "--test", "b", "--out", "o", "--json"]),
 ])
 def test_shell_and_python_have_the_same_names_and_defaults(verb, name, words):
     real = getattr(__import__("osteon"), name)

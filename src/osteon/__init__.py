@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from osteon.verbs.pretrain import pretrain
     from osteon.verbs.prior import prior
     from osteon.verbs.select import select
+    from osteon.verbs.selftrain import selftrain
     from osteon.verbs.staged import staged
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "adapt", "analyse", "bandit", "compare", "compress", "continual", "demo", "embed", "evaluate",
            "export", "forecast", "incontext", "load", "match", "merge", "methods", "plan", "pretrain", "prior",
-           "select", "staged"]
+           "select", "selftrain", "staged"]
 
 #: what is not ``osteon.verbs.<name>.<name>``
 _ELSEWHERE = {"load": ("osteon.verbs._model", "load_trained")}

@@ -194,3 +194,33 @@ def test_phantoms_are_the_same_every_time_and_a_histogram_tells_but_one_kind():
     guess = (y @ np.linalg.solve(x.T @ x + 300 * np.eye(64), x.T @ (wanted - wanted.mean(0)))).argmax(1)
     right = [float((guess == test.labels)[test.labels == k].mean()) for k in range(6)]
     assert right[5] > 0.85 and np.mean(right[:5]) < 0.4  # chance is 0.2 among five
+
+
+def test_segmentations_keep_their_labels(tmp_path):
+    labels = np.zeros((8, 8, 8), "i2")
+    labels[2:6, :, 4:] = 7
+    labels[0, 0, 0] = 300
+    write(tmp_path / "a.nii", labels, scaled(1.0))
+    data = open_source(tmp_path, cache=False, segments=True)
+    assert data.spec.traits == {"spacing": [1.0] * 3, "window": [], "segments": True} and data.images.dtype == np.uint16
+    assert sorted(np.unique(data.images)) == [0, 7, 300] and (data.images == 7).sum() == 4 * 8 * 4
+    assert "values are labels" in " ".join(data.notes)
+    coarse = open_source(tmp_path, cache=False, segments=True, spacing=2)
+    assert sorted(np.unique(coarse.images)) == [0, 7] and (coarse.images == 7).sum() == 2 * 4 * 2
+    again = open_source(tmp_path, cache=False, like=coarse.spec)
+    np.testing.assert_array_equal(again.images, coarse.images)
+    with pytest.raises(UsageError, match="no window"):
+        open_source(tmp_path, cache=False, segments=True, window="ct")
+    write(tmp_path / "b.nii", labels + 0.5, scaled(1.0))
+    with pytest.raises(DataError, match="no labels"):
+        open_source(tmp_path, cache=False, segments=True)
+
+
+def test_generated_segmentations():
+    data = open_source("label_maps:test", cache=False, limit=20)
+    assert data.images.shape == (20, 1, 16, 16, 16) and data.labels is None and data.spec.traits["segments"]
+    assert 3 <= np.mean([len(np.unique(v)) for v in data.images]) <= 12 and data.images.max() <= 11
+    other = open_source("label_maps:train", cache=False, limit=20)
+    assert len(find_duplicates(data, other).exact) == 0
+    plain = open_source("label_maps:test", cache=False, limit=2, segments=False)
+    assert "segments" not in plain.spec.traits and plain.images.max() == 65535

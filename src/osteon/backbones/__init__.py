@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from osteon.backbones import gnn, gpht, per_frame, predformer, resnet, towers, ttm, vit
+from osteon.backbones import gnn, gpht, per_frame, predformer, resnet, towers, ttm, unet, vit, xnet
 from osteon.backbones._base import Backbone
 from osteon.core.errors import OsteonError, UsageError, nearest
 from osteon.core.options import coerce
@@ -22,7 +22,7 @@ DOORS = {"timm": ("osteon.backbones.timm_door", "TimmBackbone"), "hf": ("osteon.
 FAMILIES: tuple[tuple[type[Backbone], dict[str, Any]], ...] = (
     (vit.ViT, vit.SIZES), (resnet.ResNet, resnet.SIZES), (ttm.TTM, ttm.SIZES), (gpht.GPHT, gpht.SIZES),
     (towers.Towers, towers.SIZES), (gnn.GNN, gnn.SIZES), (predformer.PredFormer, predformer.SIZES),
-    (per_frame.PerFrame, per_frame.SIZES))
+    (per_frame.PerFrame, per_frame.SIZES), (unet.UNet, unet.SIZES), (xnet.XNet, xnet.SIZES))
 
 #: Most blocks, and largest number of any other option.
 DEEPEST, LARGEST = 4096, 2**20

@@ -1,4 +1,4 @@
-"""What makes something of data and backbones: select, adapt, compress, merge, continual, export."""
+"""What makes something of data and backbones: select, adapt, selftrain, compress, merge, continual, export."""
 
 from __future__ import annotations
 
@@ -89,6 +89,51 @@ def adapt(
 
     show(summary(folder))
     done(folder)
+
+
+@app.command(epilog="Example: osteon selftrain runs/simclr --train train.csv --pool photos/ --test test.csv --out "
+                   "runs/selftrained")
+def selftrain(
+    run: Annotated[str, typer.Argument(metavar="RUN", show_default=False, help="A run folder, an exported folder, "
+                                       "timm:NAME or hf:NAME.")],
+    train: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source, small.", show_default=False)],
+    pool: Annotated[str, typer.Option(metavar="SOURCE", help="Samples the teacher is to label; labels of their own are "
+                                      "never trained on.", show_default=False)],
+    test: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source all scores are measured on; nothing is "
+                                      "chosen by it.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the runs, pseudo.csv and selftrain.json.",
+                                     show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each fit on labels.")] = 500,
+    pool_steps: Annotated[int | None, typer.Option(min=1, help="Those on the pool. Default: as many.")] = None,
+    adapter: Annotated[str, typer.Option(help="How all are fitted: see 'osteon methods --kind adapter'.")] = "full",
+    min_conf: Annotated[float, typer.Option(help="Least confidence of a pseudo-label.")] = 0.0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate. Default: the adapter's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    leaks: Annotated[str, typer.Option(help="Copies of test samples in the pool: error, drop or allow.")] = "error",
+    control: Annotated[bool, typer.Option(help="Also run the controls of as many steps or operations.")] = True,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in adapt, for every "
+                                                   "fit.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
+) -> None:
+    """Learn from a pool that a teacher labelled.
+
+    A fine-tuned teacher labels the pool, the same weights learn that, then the real labels; beside a plain fine-tune of
+    as many steps, and pre-training that goes on with as many operations.
+    """
+    from osteon.core.options import parse_settings
+
+    result = call("selftrain", run, train=train, pool=pool, test=test, out=out, steps=steps, pool_steps=pool_steps,
+                  adapter=adapter, min_conf=min_conf, batch_size=batch_size, lr=lr, seed=seed, leaks=leaks,
+                  control=control, settings=parse_settings(set_ or []), progress=not quiet)
+    if json:
+        show_json(result)
+    else:
+        from osteon.verbs.selftrain import summary
+
+        show(summary(result))
+        done(out)
 
 
 @app.command(epilog="Example: osteon compress runs/simclr --data photos/ --method pela --budget params=0.5 --out "

@@ -50,6 +50,7 @@ class Listing:
             its samples does.
         task: ``classes`` or ``regression`` where the source says what its labels are; empty = by rule.
         extra: further columns by name in lower case, each read when it is asked for.
+        reading: options of reading that hold for this source unless others are asked for.
     """
 
     source: str
@@ -69,6 +70,7 @@ class Listing:
     measured: tuple[Sequence[float], Sequence[float], float] | None = None
     task: str = ""
     extra: Mapping[str, Callable[[], list[RawLabel]]] = field(default_factory=dict)
+    reading: dict[str, Any] = field(default_factory=dict)
 
     def take(self, index: Sequence[int] | np.ndarray) -> Listing:
         """The images numbered ``index`` (ascending)."""

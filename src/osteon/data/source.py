@@ -92,7 +92,7 @@ def _open(source: str | Path, *, size: int | None, limit: int | None, max_skippe
     if target is not None and listing.modality == "table":
         options = {**options, "label": target}
     listing = with_column(listing, target)
-    chosen, reader = check_options(listing.modality, options), codec(listing.modality)
+    chosen, reader = check_options(listing.modality, {**listing.reading, **options}), codec(listing.modality)
     samples = find(listing.modality).SAMPLES
     notes = list(listing.notes)
     parts = Counter(listing.split or ())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from osteon.core.errors import DataError, UsageError
+from osteon.data._label_maps import list_label_maps
 from osteon.data._phantoms import list_phantoms
 from osteon.data._solids import list_archive, numbers
 from osteon.data.codec import Codec, Plan
@@ -32,6 +33,7 @@ from osteon.modalities.volume import (
     read_header,
     sampled,
     scale_window,
+    whole_labels,
 )
 from osteon.parts.types import DataSpec
 
@@ -40,8 +42,8 @@ USUAL = 64
 #: Named windows (low, high): soft tissue in Hounsfield units.
 WINDOWS = {"ct": (-175.0, 250.0)}
 #: Options of ``--set``: millimetres of a cell, cells of a side, the values that become 0 and 1 ("" leaves it to the
-#: rule).
-OPTIONS: dict[str, Any] = {"spacing": "", "extent": "", "window": ""}
+#: rule); whether values are labels of a segmentation, which are kept as they are.
+OPTIONS: dict[str, Any] = {"spacing": "", "extent": "", "window": "", "segments": False}
 
 
 def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any] | None = None,
@@ -88,12 +90,19 @@ def _plan(headers: dict[int, Header], *, size: int | None, like: DataSpec | None
                         fix="Give scans of the kind the model was trained on.")
     if like is not None:
         known = dict(like.traits)
-        note = (f"volumes: {_by(like.extent)} cells of {_by(known['spacing'])} mm, window "
-                f"{_window_text(known['window'])} (rule: as in the data the model was trained on)")
+        held = "labels" if known.get("segments") else f"window {_window_text(known['window'])}"
+        note = (f"volumes: {_by(like.extent)} cells of {_by(known['spacing'])} mm, {held} (rule: as in the data the "
+                "model was trained on)")
         return Plan((channels, *like.extent), "uint16", known, rejected, [note])
     notes = list[str]()
     spacing = _spacing(kept, options["spacing"], notes)
     extent = _extent(kept, spacing, options["extent"], notes)
+    if options["segments"]:
+        if str(options["window"]):
+            raise UsageError("Labels have no window.", where="window, segments", fix="Leave one of them out.")
+        notes.append("segments: values are labels, of the nearest cell where the spacing changes (as asked)")
+        return Plan((channels, *extent), "uint16", {"spacing": spacing, "window": [], "segments": True}, rejected,
+                    notes)
     window = _window(options["window"], notes)
     return Plan((channels, *extent), "uint16", {"spacing": spacing, "window": window}, rejected, notes)
 
@@ -162,6 +171,8 @@ def _by(values: Any) -> str:
 
 
 def _convert(payload: Payload, plan: Plan) -> np.ndarray:
+    if plan.traits.get("segments"):
+        return fit_extent(whole_labels(decode(payload, plan.traits["spacing"], nearest=True)), plan.shape[1:])
     values = scale_window(decode(payload, plan.traits["spacing"]), plan.traits["window"] or None)
     return np.rint(fit_extent(values, plan.shape[1:]) * LEVELS).astype(np.uint16)
 
@@ -172,5 +183,5 @@ def _measure(samples: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...],
 
 
 #: Generated sources by name: name -> ``list(split)``.
-NAMED = {"phantoms": list_phantoms}
+NAMED = {"phantoms": list_phantoms, "label_maps": list_label_maps}
 CODEC = Codec(read_header, _plan, _convert, _measure, OPTIONS, RULES)

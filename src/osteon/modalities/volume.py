@@ -92,8 +92,11 @@ def read_header(payload: Payload) -> Header:
     return Header(channels, _three(shape[axis] for axis in old), _three(spacing))
 
 
-def decode(payload: Payload, spacing: Sequence[float]) -> np.ndarray:
-    """One volume (C, D, H, W) float32 upright and at a spacing in mm. Raises :class:`Unreadable`."""
+def decode(payload: Payload, spacing: Sequence[float], *, nearest: bool = False) -> np.ndarray:
+    """One volume (C, D, H, W) float32 upright and at a spacing in mm. Raises :class:`Unreadable`.
+
+    With ``nearest`` no value is mixed of others: for labels.
+    """
     if isinstance(payload, np.ndarray):
         _array_header(payload)
         values, have = np.asarray(payload if payload.ndim == 4 else payload[None], np.float32), (1.0, 1.0, 1.0)
@@ -108,7 +111,7 @@ def decode(payload: Payload, spacing: Sequence[float]) -> np.ndarray:
         raise Unreadable(f"would have {' x '.join(map(str, cells))} cells at the spacing of the others, more than the "
                          f"limit of {MAX_CELLS / 1e6:.0f} million")
     for side, (mm, wanted) in enumerate(zip(have, spacing, strict=True)):
-        values = resample(values, 1 + side, sampled(values.shape[1 + side], mm, wanted))
+        values = resample(values, 1 + side, sampled(values.shape[1 + side], mm, wanted), nearest=nearest)
     return np.ascontiguousarray(values, np.float32)
 
 
@@ -117,13 +120,18 @@ def sampled(length: int, have: float, wanted: float) -> int:
     return max(1, round(length * have / wanted))
 
 
-def resample(values: np.ndarray, axis: int, length: int) -> np.ndarray:
-    """One side brought to ``length`` cells over the same stretch: a triangle filter, wider where it gets coarser."""
+def resample(values: np.ndarray, axis: int, length: int, *, nearest: bool = False) -> np.ndarray:
+    """One side brought to ``length`` cells over the same stretch: a triangle filter, wider where it gets coarser.
+
+    Or, with ``nearest``, the cell that holds the middle of the new one.
+    """
     have = values.shape[axis]
     if have == length:
         return values
     step = have / length
     centre = (np.arange(length) + 0.5) * step
+    if nearest:
+        return np.take(values, centre.astype(np.int64), axis)
     weight = np.clip(1 - np.abs(np.arange(have) + 0.5 - centre[:, None]) / max(step, 1.0), 0, None)
     weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
     return np.moveaxis(np.tensordot(weight, values, (1, axis)), 0, axis)
@@ -141,6 +149,13 @@ def scale_window(values: np.ndarray, window: Sequence[float] | None) -> np.ndarr
     else:
         low, high = (np.float32(v) for v in window)
     return np.clip((values - low) / (high - low), 0, 1)
+
+
+def whole_labels(values: np.ndarray) -> np.ndarray:
+    """Labels as stored, uint16. Raises :class:`Unreadable` where they are none."""
+    if (values != np.rint(values)).any() or values.min() < 0 or values.max() > LEVELS:
+        raise Unreadable(f"holds values that are no labels from 0 to {LEVELS:,}")
+    return values.astype(np.uint16)
 
 
 def fit_extent(values: np.ndarray, extent: Sequence[int]) -> np.ndarray:

@@ -40,7 +40,7 @@ from osteon.verbs._adapt_cost import StepCost, measure, table
 from osteon.verbs._adapt_objective import AdaptObjective
 from osteon.verbs._adapt_store import Base, open_public, open_run, save_adapted
 from osteon.verbs._arms import answers
-from osteon.verbs._model import fit_samples
+from osteon.verbs._model import fit_samples, is_ours, load_trained
 from osteon.verbs.pretrain import lasting
 
 #: settings of the data door that ``--set`` may change
@@ -52,10 +52,10 @@ NUMBERS = ("r2", "mae", "rmse")
 MEASURED = 64
 
 
-def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str = "lora", out: str | Path,
-          steps: int | None = None, epochs: float | None = None, batch_size: int | None = None,
+def adapt(run: str | Path, *, train: str | Path | Dataset, val: str | Path | Dataset, adapter: str = "lora",
+          out: str | Path, steps: int | None = None, epochs: float | None = None, batch_size: int | None = None,
           lr: float | None = None, seed: int | None = None, label_budget: int | str = "all",
-          task: str = "auto", target: str | None = None,
+          task: str = "auto", target: str | None = None, keep_head: bool = False,
           settings: Mapping[str, Any] | None = None, loggers: Sequence[str] = ("jsonl",),
           progress: bool = True) -> Path:
     """Train an adapter and a head on labels; the backbone itself is not written again.
@@ -74,6 +74,7 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
         label_budget: use so many labelled samples of ``train``, drawn in proportion to the classes; or ``all``.
         task: ``classes``, ``regression`` (labels are numbers to be predicted), or ``auto``, by a rule that is told.
         target: column of the numbers to be predicted, in the place of labels.
+        keep_head: begin with the classifier of ``run``, an adapted run of the same classes, not with a new one.
         settings: any option of the data, the adapter, the augmentation (``augment``, ``flip``, ...) or the training;
             options of a public backbone are written ``backbone.NAME``.
         loggers: ``jsonl``, ``tensorboard``, ``wandb``.
@@ -102,6 +103,8 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
     notes = [*train_set.notes, *base.backbone.notes, *_leaks(train_set, val_set)]
     torch.manual_seed(key)
     made: Adapter = registry.build("adapter", card.name, base.backbone, spec, **chosen["adapter"])
+    if keep_head:
+        _take_head(made, run, train_set.class_names)
     objective = AdaptObjective(made, spec, **chosen["views"])
     training, automatic = resolve_settings(wishes, made.recipe, len(train_set), kind=base.backbone.kind)
     notes += [*made.notes, *objective.notes, *automatic]
@@ -114,12 +117,13 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
     with folder.lock() if lead else nullcontext():
         if lead:
             folder.create_or_resume({
-                "base": base.reference, "train_source": lasting(str(train)), "val_source": lasting(str(val)),
+                "base": base.reference, "train_source": _name(train), "val_source": _name(val),
+                **({"keep_head": True} if keep_head else {}),
                 "label_budget": len(train_set), "adapter": card.name, "adapter_options": chosen["adapter"],
                 "views": chosen["views"], "data": {**DATA_SETTINGS, **chosen["data"]}, "train": asdict(training),
                 "fingerprint": train_set.fingerprint})
             changed = folder.write_provenance(collect({
-                "data": {"source": lasting(str(train)), "fingerprint": train_set.fingerprint,
+                "data": {"source": _name(train), "fingerprint": train_set.fingerprint,
                          "samples": len(train_set)}, "initial_weights": base.reference, "notes": notes}))
             if changed:
                 say(changed)
@@ -132,7 +136,7 @@ def adapt(run: str | Path, *, train: str | Path, val: str | Path, adapter: str =
             save_adapted(folder, made, base, spec, {"name": card.name, "options": chosen["adapter"]}, {
                 "objective": {"name": card.name, "options": {"flip": chosen["views"].get("flip") is not False}},
                 "class_names": train_set.class_names, "fingerprint": train_set.fingerprint,
-                "source": lasting(str(train)), "steps": training.steps})
+                "source": _name(train), "steps": training.steps})
             folder.write_json(RESULT, {
                 "adapter": card.name, "base": base.name, "labels": len(train_set), "val_samples": len(val_set),
                 "steps": training.steps, "scores": scores, "costs": {k: c.as_dict() for k, c in costs.items()},
@@ -175,8 +179,23 @@ def sort_settings(settings: dict[str, Any], adapter: str) -> dict[str, dict[str,
     return out
 
 
-def _open(run: str | Path, train: str | Path, val: str | Path, chosen: Mapping[str, Mapping[str, Any]],
-          seed: int, *, task: str, target: str | None) -> tuple[Base, Dataset, Dataset]:
+def _name(source: str | Path | Dataset) -> str:
+    """The source by a name that holds from any folder."""
+    return lasting(source.source if isinstance(source, Dataset) else str(source))
+
+
+def _take_head(adapter: Adapter, run: str | Path, class_names: Sequence[str]) -> None:
+    """Let an adapter begin with the classifier of an adapted run. Raises UsageError where it does not fit."""
+    before = load_trained(run) if is_ours(run) else None
+    if before is None or before.adapter is None or before.meta["class_names"] != list(class_names):
+        raise UsageError(f"{run} holds no classifier of these classes.", where="keep_head",
+                         fix="Give an adapted run of the same classes, or leave keep_head out.")
+    adapter.head.load_state_dict(before.adapter.head.state_dict())
+
+
+def _open(run: str | Path, train: str | Path | Dataset, val: str | Path | Dataset,
+          chosen: Mapping[str, Mapping[str, Any]], seed: int, *, task: str,
+          target: str | None) -> tuple[Base, Dataset, Dataset]:
     """Base and data, checked against each other before anything is trained."""
     data: dict[str, Any] = {**DATA_SETTINGS, **chosen["data"]}
     base = open_run(run)

@@ -107,6 +107,15 @@ def _read(stage: str | Stage) -> Stage:
 def _run(source: str | Path, folder: Path, arguments: Mapping[str, Any], progress: bool,
          say: Callable[[str], None]) -> dict[str, Any]:
     """Count what a step costs, do the run, and say what it came to."""
+    flop, steps = count_pretraining(source, arguments)
+    say(f"{folder.name}: {steps} steps of {flop:.3g} FLOP")
+    pretrain(source, out=folder, progress=progress, report=False, **arguments)
+    return {"run": str(folder), "objective": arguments["objective"], "steps": steps, "flop_step": flop,
+            "flop": flop * steps}
+
+
+def count_pretraining(source: str | Path, arguments: Mapping[str, Any]) -> tuple[float, int]:
+    """Floating-point operations of the mean step of a run, and its steps; ``arguments`` are those of pretrain."""
     made = prepare(source, epochs=None, accumulate=None, precision=None, config=None, guard=None, say=_mute,
                    **arguments)
     fabric, training = make_fabric(made.training.precision), made.training
@@ -114,10 +123,7 @@ def _run(source: str | Path, folder: Path, arguments: Mapping[str, Any], progres
     batch = Loader(made.dataset, training.batch_size, training.seed).at(0)
     flop = count_run(Engine(method, training, fabric), {k: v.to(fabric.device) for k, v in batch.items()},
                      training.steps, training.seed).total
-    say(f"{folder.name}: {training.steps} steps of {flop:.3g} FLOP")
-    pretrain(source, out=folder, progress=progress, report=False, **arguments)
-    return {"run": str(folder), "objective": arguments["objective"], "steps": training.steps, "flop_step": flop,
-            "flop": flop * training.steps}
+    return flop, training.steps
 
 
 def _mute(_text: str) -> None:
