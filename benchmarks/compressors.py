@@ -1,11 +1,10 @@
-"""Every compressor on CIFAR-10: ``python -m benchmarks.compressors [RUN]``.
+"""Every compressor on CIFAR-10: ``python -m benchmarks.compressors [NAME ...] [--minutes N]``.
 
-One backbone, pre-trained without labels (RUN, or a SimCLR ViT trained here for 1,500 steps on 20,000 images),
-compressed by every registered compressor with its default options and 300 steps where it trains, three seeds each, on
-10,000 training images (ssld reads the labels of 512 of them, no other method any); k-NN and linear probe with those
-images, on the 10,000 test images, with 95 % intervals over seeds and images. Controls: the original, and random
-structured pruning to the same cost, trained as long. Latencies are medians on this machine, the networks of a
-comparison taking turns.
+One backbone, pre-trained without labels on 20,000 images, compressed by every registered compressor with its default
+options, on 10,000 training images (ssld reads the labels of 512 of them, no other method any); k-NN and linear probe
+with those images, on the 10,000 test images, with 95 % intervals over seeds and images. Controls: the original, and
+random structured pruning to the same cost, trained as long. Latencies are medians on this machine, the networks of a
+comparison taking turns. Results are kept as they come, so that the table can be made in pieces.
 """
 
 from __future__ import annotations
@@ -14,35 +13,35 @@ import json
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.claims.kit import DATA, ROOT
+from benchmarks.base import TEST, TRAIN, Plan, read, sources, work
+from benchmarks.claims.kit import ROOT
+from benchmarks.journal import Journal, mark
 from osteon.core import registry
 from osteon.parts.compressor import amount
 from osteon.parts.intervals import t_interval
 from osteon.verbs.compress import compress
-from osteon.verbs.pretrain import pretrain
 
-TRAIN, TEST = (str(DATA / "cifar10" / f"{part}.parquet") for part in ("train", "test"))
-IMAGES, STEPS, SEEDS = 10_000, 300, 3
+IMAGES, SIZES = 10_000, {"pretrain": 500, "steps": 100, "seeds": 3}
 #: budget of each method: half of what it changes, or what its codes allow
 BUDGETS = {"int8": "bytes=0.3", "eora": "bytes=0.3", "zero_tprune": "flops=0.65"}
 DEFAULT = "params=0.5"
 MORE: dict[str, dict[str, Any]] = {"structured_pruning": {"recover": True}}
 
 
-def compressed(base: Path, name: str, folder: Path) -> list[list[dict[str, Any]]]:
-    """The rows of every seed's table: original, method, control."""
-    found = []
-    for seed in range(SEEDS):
-        trains = bool(registry.load(registry.find("compressor", name)).recipe)
-        settings = {"limit": IMAGES, **MORE.get(name, {}), **({"steps": STEPS, "batch_size": 64} if trains else {})}
+def measure(base: Path, name: str, seed: int, steps: int) -> list[dict[str, Any]]:
+    """The rows of one compression's table: original, method, control."""
+    trains = bool(registry.load(registry.find("compressor", name)).recipe)
+    settings = {"limit": IMAGES, **MORE.get(name, {}), **({"steps": steps, "batch_size": 64} if trains else {})}
+    with tempfile.TemporaryDirectory(prefix="osteon-") as scratch:
         run = compress(base, data=TRAIN, val=TEST, method=name, budget=BUDGETS.get(name, DEFAULT), seed=seed,
-                       out=folder / f"{name}_{seed}", settings=settings, progress=False)
-        found.append(json.loads((run / "compression.json").read_text(encoding="utf-8"))["rows"])
+                       out=Path(scratch) / "run", settings=settings, progress=False)
+        found: list[dict[str, Any]] = json.loads((run / "compression.json").read_text(encoding="utf-8"))["rows"]
     return found
 
 
@@ -65,31 +64,48 @@ def line(label: str, rows: list[dict[str, Any]], first: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def table(tables: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
+    """The rows of the page from each method's rows of every seed; the original stands there once."""
+    lines: list[str] = []
+    for method, found in tables.items():
+        named = [{row["name"]: row for row in rows} for rows in found]
+        first = found[0][0]
+        if not lines:
+            lines.append(line("original", [n["original"] for n in named], first))
+        for name in list(named[0])[1:]:
+            label = method if name == method else f"{name}, as {method}"
+            lines.append(line(label, [n[name] for n in named if name in n], first))
+    return lines
+
+
 def main(arguments: list[str]) -> int:
-    """Measure and write docs/evidence/compressors.md."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        base = Path(arguments[0]) if arguments else pretrain(
-            TRAIN, objective="simclr", backbone="vit_tiny", steps=1500, batch_size=128, out=folder / "base",
-            settings={"limit": 20_000}, progress=False, report=False)
-        lines: list[str] = []
-        for card in registry.cards("compressor"):
-            tables = compressed(base, card.name, folder)
-            named = [{row["name"]: row for row in rows} for rows in tables]
-            first = tables[0][0]
-            if not lines:
-                lines.append(line("original", [n["original"] for n in named], first))
-            for name in list(named[0])[1:]:
-                label = card.name if name == card.name else f"{name}, as {card.name}"
-                lines.append(line(label, [n[name] for n in named], first))
-            print(lines[-2:], flush=True)
-    page = ["# Compressors on CIFAR-10", "", "Regenerate with `python -m benchmarks.compressors`.", "",
-            *(__doc__ or "").strip().splitlines()[2:], "",
-            "| network | parameters | FLOPs | file | kept activations | ms at 1 | ms at 64 | k-NN | linear probe |",
-            "|---|---|---|---|---|---|---|---|---|", *lines, "",
-            f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}.", ""]
-    (ROOT / "docs" / "evidence" / "compressors.md").write_text("\n".join(page), encoding="utf-8")
+    """Measure what is asked for and not measured yet; write docs/evidence/compressors.md when every row is there."""
+    plan = read(arguments, **SIZES)
+    base, journal = plan.base(), Journal("compressors")
+    every = [card.name for card in registry.cards("compressor")]
+    marks = {name: mark(sources("compressor", name, base)) for name in every}
+    keys = {(name, seed): f"{name}, {IMAGES} images, {plan.steps} steps, seed {seed}"
+            for name in every for seed in range(plan.seeds)}
+    work(journal, [(key, marks[name], lambda n=name, s=seed: measure(base, n, s, plan.steps))
+                   for (name, seed), key in keys.items() if not plan.names or name in plan.names], plan.minutes)
+    left = [key for (name, _), key in keys.items() if journal.get(key, marks[name]) is None]
+    if left:
+        print(f"{len(left)} of {len(keys)} left: run it again to go on")
+        return 0
+    lines = table({name: [journal.get(keys[name, seed], marks[name]) or [] for seed in range(plan.seeds)]
+                   for name in every})
+    (ROOT / "docs" / "evidence" / "compressors.md").write_text(page(plan, lines), encoding="utf-8")
     return 0
+
+
+def page(plan: Plan, lines: Sequence[str]) -> str:
+    """The page in docs/evidence."""
+    return "\n".join([
+        "# Compressors on CIFAR-10", "", "Regenerate with `python -m benchmarks.compressors`.", "",
+        *(__doc__ or "").strip().splitlines()[2:], "", plan.say(), "",
+        "| network | parameters | FLOPs | file | kept activations | ms at 1 | ms at 64 | k-NN | linear probe |",
+        "|---|---|---|---|---|---|---|---|---|", *lines, "",
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}.", ""])
 
 
 if __name__ == "__main__":

@@ -62,12 +62,12 @@ def test_pretrain_passes_every_option(verb):
 def test_evaluate_passes_every_option_and_prints_json(verb, capsys):
     evaluate = verb("evaluate", {"arms": [{"name": "knn", "mean": 0.5}]})
     assert run("evaluate", "r", "--train", "a", "--test", "b", "--metrics", "knn, ncm", "--label-budget", "10,100,all",
-               "--seeds", "5", "--scratch-steps", "0", "--leaks", "allow", "--target", "age", "--out", "o", "--json",
-               "-q") == 0
+               "--seeds", "5", "--scratch-steps", "0", "--leaks", "allow", "--target", "age", "--head-layer", "1",
+               "--out", "o", "--json", "-q") == 0
     assert evaluate.args == ("r",)
     assert evaluate.options == {"train": "a", "test": "b", "metrics": ("knn", "ncm"), "label_budget": (10, 100, "all"),
                                 "seeds": 5, "scratch_steps": 0, "leaks": "allow", "task": "auto", "target": "age",
-                                "out": "o", "progress": False}
+                                "head_layer": 1, "out": "o", "progress": False}
     assert json.loads(capsys.readouterr().out) == {"arms": [{"name": "knn", "mean": 0.5}]}
     assert run("evaluate", "r", "s", "--train", "a", "--test", "b", "--json") == 0
     assert evaluate.args == (["r", "s"],)
@@ -78,7 +78,8 @@ def test_embed_export_demo_pass_their_options(verb, capsys):
     assert run("embed", "r", "s", "--out", "f", "--batch-size", "8") == 0
     assert (embed.args, embed.options) == (("r", "s"), {"out": "f", "batch_size": 8, "like": None})
     assert run("export", "r", "-o", "e") == 0
-    assert (export.args, export.options) == (("r",), {"out": "e", "format": "safetensors"})
+    assert (export.args, export.options) == (("r",), {"out": "e", "format": "safetensors", "license": None,
+                                                      "data_license": None})
     assert run("demo", "--seeds", "1", "--steps", "9", "-q") == 0
     assert demo.options == {"out": None, "modality": "image", "seeds": 1, "steps": 9, "progress": False}
     assert capsys.readouterr().out.split("\n") == ["Wrote f", "Wrote e", "Wrote d", ""]

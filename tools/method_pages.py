@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 ABOUT = {"objective": "what to learn from", "adapter": "how to fit a backbone to a task",
          "compressor": "how to shrink it", "merger": "how to join several",
-         "evaluator": "how to score features", "selector": "which samples to take",
-         "backbone": "networks", "training": "how to train it cheaper"}
+         "evaluator": "how to score features", "analysis": "how to look inside a run",
+         "selector": "which samples to take", "backbone": "networks", "training": "how to train it cheaper"}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -53,7 +53,7 @@ def address(card: Card) -> str:
 
 def heading(kind: str) -> str:
     """Name of a kind as the head of a list."""
-    return "Training" if kind == "training" else f"{kind.capitalize()}s"
+    return {"training": "Training", "analysis": "Analyses"}.get(kind, f"{kind.capitalize()}s")
 
 
 def index(cards: Sequence[Card]) -> str:
@@ -79,7 +79,8 @@ def page(card: Card, options: Sequence[Option]) -> str:
     parts += ["", "## Papers", "", *[f"- {html.escape(title, quote=False)}" for title in card.papers]]
     parts += ["", "## Differences from the paper", "", html.escape(card.differs, quote=False), ""]
     if card.switch:
-        parts += ["## Turning it on", "", f"`osteon pretrain ... {card.switch}`", ""]
+        before = "" if card.kind == "analysis" else "osteon pretrain ... "
+        parts += ["## Turning it on", "", f"`{before}{card.switch}`", ""]
     if options:
         parts += ["## Options", "", "| option | type | default | meaning |", "|---|---|---|---|"]
         parts += [f"| `{o.name}` | {code(o.type)} | {'required' if o.required else code(o.default)} | {cell(o.doc)} |"

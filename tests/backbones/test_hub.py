@@ -56,9 +56,9 @@ def test_transformers_loads_the_weights_of_the_commit_the_configuration_came_fro
     assert there == again == "owner/vit" and configured.get("revision") == first
     assert loaded["revision"] == COMMIT and loaded["use_safetensors"] is True
     assert configured["trust_remote_code"] is loaded["trust_remote_code"] is False
-    assert net.origin == f"hf:owner/vit@{COMMIT}" and net.name == "hf:owner/vit"
+    assert net.origin["name"] == f"hf:owner/vit@{COMMIT}" and net.name == "hf:owner/vit"
     assert net.notes[0] == f"weights: as published, commit {COMMIT}"
-    assert build_backbone(f"hf:{name}", channels=3, size=16).origin == ""  # random weights come from nowhere
+    assert build_backbone(f"hf:{name}", channels=3, size=16).origin is None  # random weights come from nowhere
     assert build_backbone(net.name, channels=3, size=16, **net.options).name == net.name
 
 
@@ -76,7 +76,7 @@ def test_timm_takes_weights_at_a_revision_and_repositories_of_the_hub(monkeypatc
     name = "vit_tiny_patch16_224.augreg_in21k"
     net = build_backbone(f"timm:{name}@v2", channels=3, size=16, pretrained=True, **small)
     assert seen[0][0] == f"timm/{name}@v2" and seen[0][1]["weights_only"] is True
-    assert net.origin == f"timm:{name}@{COMMIT}" and net.name == f"timm:{name}"
+    assert net.origin["name"] == f"timm:{name}@{COMMIT}" and net.name == f"timm:{name}"
     assert torch.equal(net.model.patch_embed.proj.weight, state["patch_embed.proj.weight"])
     assert build_backbone(f"timm:{name}", channels=3, size=16, pretrained=True, **small).origin == net.origin
     assert seen[1][0] == f"timm/{name}"
@@ -91,10 +91,10 @@ def test_timm_takes_weights_at_a_revision_and_repositories_of_the_hub(monkeypatc
     monkeypatch.setattr(timm.models, "load_model_config_from_hf", configuration)
     net = build_backbone(f"timm:hf_hub:owner/net@{OTHER}", channels=3, size=16, pretrained=True)
     assert configured == [f"owner/net@{OTHER}"] and seen[2][0] == f"owner/net@{OTHER}"
-    assert net.origin == f"timm:hf_hub:owner/net@{OTHER}" and net.name == "timm:vit_tiny_patch16_224"
+    assert net.origin["name"] == f"timm:hf_hub:owner/net@{OTHER}" and net.name == "timm:vit_tiny_patch16_224"
     again = build_backbone(net.name, channels=3, size=16, **net.options)  # without the Hub
     again.load_state_dict(net.state_dict())
-    assert len(configured) == 1 and again.origin == ""
+    assert len(configured) == 1 and again.origin is None
 
 
 def test_what_cannot_be_pinned_is_refused(monkeypatch):

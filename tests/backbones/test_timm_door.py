@@ -136,3 +136,14 @@ def test_rebuilt_from_its_options():
     again = build_backbone(net.name, channels=4, size=32, **net.options).eval()
     again.load_state_dict(net.state_dict())
     assert torch.equal(net(images()).pooled, again(images()).pooled)
+
+
+def test_published_weights_name_their_licence(monkeypatch):
+    import timm
+
+    made = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **options: made(name, **options))
+    named = "timm:resnet10t.c3_in1k"
+    origin = build_backbone(named, channels=3, size=32, pretrained=True).origin
+    assert origin == {"name": named, "license": "apache-2.0"}
+    assert build_backbone(named, channels=3, size=32).origin is None

@@ -70,7 +70,7 @@ class Toy(Base):
 def house(tmp_path, monkeypatch):
     """An empty package laid out like osteon, which the registry reads instead of osteon's own rooms."""
     for room in ROOMS.values():
-        (tmp_path / room).mkdir()
+        (tmp_path / room).mkdir(exist_ok=True)
     monkeypatch.setattr(registry, "PACKAGE", tmp_path)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
     registry.clear()

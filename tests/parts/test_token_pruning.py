@@ -63,3 +63,37 @@ def test_the_most_attended_tokens_are_those_that_stay():
     score = combine_heads(page_rank(weights, 30), 0, 100)[0]
     wanted = net.blocks[0](x)[0, score.topk(4).indices.sort().values]
     assert torch.equal(block(x)[0], wanted)
+
+
+def test_attention_is_read_where_the_block_computes_it_and_equals_that_computed_anew():
+    net = network()
+    inner = net.blocks[0]
+    block = TokenPruning(inner, prefix=2, keep_importance=0.5, keep_similarity=0.75, iterations=5)
+    x = torch.randn(3, 18, 32, generator=torch.Generator().manual_seed(0))
+    calls: list[int] = []
+    counter = inner.attn.qkv.register_forward_hook(lambda *_: calls.append(1))
+    out, score, keys = block._look(x)
+    assert calls == [1], "queries and keys are computed once"
+    counter.remove()
+    with torch.no_grad():
+        y = inner.norm1(x)
+        anew = combine_heads(page_rank(inner.attn.attention_weights(y), 5), 0.01, 0.7)[:, 2:]
+        assert torch.equal(out, inner(x)) and torch.equal(score, anew)
+        assert torch.equal(keys, inner.attn.qkv(y).chunk(3, -1)[1][:, 2:])
+    assert not score.requires_grad and not inner.attn.qkv._forward_hooks
+    block(x).sum().backward()
+    assert inner.attn.qkv.weight.grad is not None
+
+
+def test_a_block_that_never_calls_its_qkv_layer_is_refused():
+    class Beside(torch.nn.Module):
+        def __init__(self, block: torch.nn.Module) -> None:
+            super().__init__()
+            self.norm1, self.attn = block.norm1, block.attn
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    block = TokenPruning(Beside(network().blocks[0]), prefix=0, keep_importance=0.5, keep_similarity=1.0, iterations=1)
+    with pytest.raises(UsageError, match="beside its qkv layer"):
+        block(torch.randn(1, 16, 32))

@@ -104,9 +104,9 @@ def make_run(folder: Path, *, full: bool = True) -> Path:
     lines = []
     for step in range(1, 501):
         loss: float | str = 0.2 + 1.1 * float(np.exp(-step / 120)) if step != 250 else "nan"
-        lines.append(json.dumps({"step": step, "loss": loss, "rank": 30 - 20 * float(np.exp(-step / 90)), "std": 0.6,
-                                 "lr": 1e-3 * (1 - step / 500), "images_per_s": 900.0, "loss/pixels": loss,
-                                 "loss/edges": 0.1}))
+        lines.append(json.dumps({"step": step, "loss": loss, "rank": 30 - 20 * float(np.exp(-step / 90)),
+                                 "feature_std": 0.6, "lr": 1e-3 * (1 - step / 500), "images_per_s": 900.0,
+                                 "loss/pixels": loss, "loss/edges": 0.1}))
     (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 501, "lo']))
     (folder / "skipped.csv").write_text(f'id,reason\n"a,b.png",truncated\n{HOSTILE}.png,truncated\n')
     (folder / "provenance.json").write_text(json.dumps({"versions": {"torch": "2.x"}, "notes": ["size=8: as stored"],

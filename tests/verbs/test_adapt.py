@@ -50,7 +50,7 @@ def probe(tokens, tmp_path_factory) -> Path:
 def test_what_a_run_leaves(probe, tokens, digits):
     names = {p.name for p in probe.iterdir()}
     assert {"config.yaml", "provenance.json", "delta.safetensors", "adaptation.json", "metrics.jsonl",
-            "skipped.csv"} <= names and "model.safetensors" not in names and "peft" not in names
+            "skipped.csv", "report.html"} <= names and "model.safetensors" not in names and "peft" not in names
     found = json.loads((probe / "adaptation.json").read_text())
     assert found["labels"] == len(osteon.data.open_source("digits:train")) and found["adapter"] == "svfit"
     delta, meta = read_tensors(probe / "delta.safetensors")
@@ -157,10 +157,13 @@ def test_public_models_by_name(base, tmp_path):
         config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
                            image_size=8, patch_size=4, num_channels=1)
         ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "model")
+        (tmp_path / "model" / "README.md").write_text("---\nlicense: bsd-3-clause\n---\n")
         base, options = str(tmp_path / "model"), {}
     run = adapt(base, adapter="bias", out=tmp_path / "run", settings=options, label_budget=40, **QUICK)
     trained = osteon.load(run)
     assert trained.adapter is not None and trained.meta["base"]["name"].startswith(("timm:", "hf:"))
+    weights = json.loads((run / "provenance.json").read_text())["initial_weights"]
+    assert weights == ("random" if options else [{"name": f"hf:{base}", "license": "bsd-3-clause"}])
 
 
 def test_a_base_that_changed_or_is_gone_is_refused(tokens, tmp_path):

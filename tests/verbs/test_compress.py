@@ -148,3 +148,28 @@ def test_the_held_out_part_is_neither_calibrated_nor_trained_on(trained):
     whole = open_source("digits", like=load_trained(trained).spec)
     assert parts.test is not None and not set(parts.train.ids) & set(parts.test.ids)
     assert len(parts.train) + len(parts.test) == len(whole) and len(parts.calibration) == 512
+
+
+def test_a_latency_budget_is_measured_met_and_kept_in_a_fresh_process(trained, tmp_path, monkeypatch):
+    from osteon.parts import compressor
+
+    def clock(network, batch, **other):  # a machine that takes a millisecond for 10,000 FLOPs, on every day alike
+        return compressor.count_forward(network, torch.zeros(1, network.channels, *network.extent)) / 1e4
+
+    monkeypatch.setattr(compressor, "milliseconds", clock)
+    whole = clock(load_trained(trained).backbone, 1)
+    run = compress(trained, data="digits:train", method="structured_pruning", budget=f"latency={0.6 * whole:.6f}ms",
+                   out=tmp_path / "fast", settings={"limit": 200, "recover": False}, progress=False)
+    found = json.loads((run / "compression.json").read_text())
+    rows = {row["name"]: row for row in found["rows"]}
+    took = clock(load_trained(run).backbone, 1)
+    assert list(rows) == ["original", "structured_pruning", CONTROL] and "latency" in found["budget"]
+    assert 0.3 * whole < took <= 0.6 * whole, "the gentlest network within the budget"
+    assert rows[CONTROL]["flops"] <= rows["structured_pruning"]["flops"] * (1 + 1e-9)
+    program = torch.export.load(run / "program.pt2").module()
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(program(x), load_trained(run).backbone(x).pooled, atol=1e-5)
+    with pytest.raises(UsageError, match=r"cannot meet latency=.*goes down to .* ms"):
+        compress(trained, data="digits:train", method="structured_pruning", budget="latency=0.000001ms",
+                 out=tmp_path / "no", settings={"limit": 200}, progress=False)

@@ -152,3 +152,61 @@ def test_what_timm_has_no_name_for_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(UsageError, match="no network like resnet_tiny"):
         export(trained, out=tmp_path / "backbone", format="timm")
     assert not (tmp_path / "backbone").exists()
+
+
+def test_licences_travel_from_run_to_run_and_into_the_card(tmp_path, trained):
+    import yaml
+
+    from osteon.core.licences import standing
+
+    first = pretrain("digits:train", out=tmp_path / "first", init=trained, steps=1, batch_size=16, progress=False,
+                     report=False, settings={"limit": 32, "data_license": "cc-by-4.0"})
+    kept = json.loads((first / "provenance.json").read_text())
+    assert kept["data"]["license"] == "cc-by-4.0" and kept["initial_weights"] == [
+        {"name": "simclr", "license": "unknown", "data_license": "unknown"}]
+    # as if those weights had been published by somebody
+    kept["initial_weights"] = [{"name": "timm:x", "license": "cc-by-nc-4.0"}]
+    (first / "provenance.json").write_text(json.dumps(kept))
+    second = pretrain("digits:train", out=tmp_path / "second", init=first, steps=1, batch_size=16, progress=False,
+                      report=False, settings={"limit": 32})
+    text = (export(second, out=tmp_path / "hub", format="hub-folder") / "README.md").read_text()
+    told = yaml.safe_load(text.split("---\n")[1])
+    assert told["license"] == "cc-by-nc-4.0" and told["data_license"] == "unknown"
+    assert ("- first, licence: cc-by-nc-4.0, its data's: cc-by-4.0\n  - timm:x, licence: cc-by-nc-4.0\n"
+            "- Licence of these weights: cc-by-nc-4.0") in text and "unknown: ask whoever" in text
+    again = export(tmp_path / "hub", out=tmp_path / "again", format="hub-folder", license="MyOwn 2: <b>",
+                   data_license="mit")
+    told = yaml.safe_load((again / "README.md").read_text().split("---\n")[1])
+    assert told["license"] == "other" and told["license_name"] == "myown-2-b" and told["data_license"] == "mit"
+    assert standing(again).license == "MyOwn 2: <b>" and standing(again).origins == standing(second).origins
+    with pytest.raises(UsageError, match="short line of text"):
+        export(second, out=tmp_path / "no", license="a\nlicense: mit")
+    assert not (tmp_path / "no").exists()
+    with pytest.raises(UsageError, match="short line of text"):
+        pretrain("digits:train", out=tmp_path / "no", steps=1, progress=False, settings={"data_license": 4})
+
+
+def test_the_card_of_another_modality_speaks_of_its_samples_and_its_programs_run(tmp_path):
+    import re
+
+    run = pretrain("waves:train", objective="mae", backbone="vit_tiny", steps=1, batch_size=8, progress=False,
+                   report=False, settings={"limit": 40, "backbone.dim": 16, "backbone.depth": 1}, out=tmp_path / "run")
+    text = (export(run, out=tmp_path / "hub", format="hub-folder") / "README.md").read_text()
+    assert "image" not in text and "pipeline_tag: feature-extraction" in text and "- series\n" in text
+    spec = load_trained(run).spec
+    assert f"Series of {spec.channels} x {spec.extent[0]} (time)" in text
+    first, second = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(first.replace("FOLDER", str(tmp_path / "hub")).replace("SOURCE", "waves:test@" + str(_ids(tmp_path)))
+         .replace('out="features"', f'out="{tmp_path / "features"}"'), {})
+    assert np.load(tmp_path / "features" / "features.npy").shape == (2, 16)
+    found = {"batch": torch.randn(2, spec.channels, *spec.extent)}
+    exec(second.replace("FOLDER", str(tmp_path / "hub")), found)
+    assert found["features"].shape == (2, 16)
+    with pytest.raises(UsageError, match="timm has networks of images; this one reads series"):
+        export(run, out=tmp_path / "timm", format="timm")
+
+
+def _ids(folder):
+    ids = open_source("waves:test").ids[:2]
+    (folder / "ids.csv").write_text("\n".join(["id", *ids]) + "\n")
+    return folder / "ids.csv"

@@ -198,3 +198,23 @@ def test_the_command(runs: list[Path], tmp_path: Path, capsys) -> None:
         printed = capsys.readouterr().out
         assert leaving.value.code == 0
     assert json.loads(printed)["method"] == "slerp"
+
+
+def test_members_under_different_licences_are_named(runs: list[Path], tmp_path: Path) -> None:
+    import shutil
+
+    from osteon.core.licences import standing
+
+    for run, licence in zip(runs, ("mit", "cc-by-nc-4.0"), strict=False):
+        shutil.copytree(run, tmp_path / run.name)
+        kept = json.loads((run / "provenance.json").read_text())
+        kept["initial_weights"] = [{"name": "timm:x", "license": licence}]
+        kept["data"]["license"] = "cc0-1.0"
+        (tmp_path / run.name / "provenance.json").write_text(json.dumps(kept))
+    out = merge([tmp_path / "r0", tmp_path / "r1"], method="uniform_soup", out=tmp_path / "soup", progress=False)
+    notes = [n for n in json.loads((out / "merging.json").read_text())["notes"] if n.startswith("LICENCES")]
+    assert notes == ["LICENCES: the licences of the weights differ (r0: mit, r1: cc-by-nc-4.0); whoever uses the "
+                     "result must keep to each of them"]
+    assert standing(out).license == "cc-by-nc-4.0 and mit" and standing(out).data_license == "cc0-1.0"
+    card = (osteon.export(out, out=tmp_path / "hub", format="hub-folder") / "README.md").read_text()
+    assert "license: other\nlicense_name: cc-by-nc-4.0-and-mit" in card and "- LICENCES: the licences" in card

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from osteon.core.errors import UsageError
+from osteon.core.licences import UNKNOWN
 from osteon.parts.targets import patchify, unpatchify
 from osteon.parts.types import Features
 
@@ -46,7 +47,7 @@ class Backbone(nn.Module):
         self.size: int | tuple[int, ...] = self.extent[0] if square else self.extent
         self.name, self.channels, self.options = name, channels, options
         self.notes: list[str] = []  # every automatic choice with its rule
-        self.origin = ""  # where published weights came from, with the commit where that is known
+        self.origin: dict[str, str] | None = None  # name (with its commit where that is known) and licence of weights
 
     @abstractmethod
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
@@ -160,9 +161,10 @@ class Backbone(nn.Module):
                 module.training = mode
         return int(counter.get_total_flops())
 
-    def _note_origin(self, pretrained: bool, name: str, commit: str) -> None:
-        """Say where the weights of a foreign model come from and what its normalisation sees."""
-        self.origin = (f"{name}@{commit}" if commit else name) if pretrained else ""
+    def _note_origin(self, pretrained: bool, name: str, commit: str, licence: Any = None) -> None:
+        """Say where the weights of a foreign model come from, under which licence, and what its normalisation sees."""
+        self.origin = {"name": f"{name}@{commit}" if commit else name,
+                       "license": str(licence or UNKNOWN)} if pretrained else None
         self.notes.append("weights: " + ("random" if not pretrained else
                                          f"as published, commit {commit}" if commit else "as published"))
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules()):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.func import functional_call
 from osteon.backbones._base import Backbone, map_features
 from osteon.backbones._hub import split_revision
 from osteon.core.errors import MissingExtra, UsageError, nearest
+from osteon.core.licences import UNKNOWN, of_card
 from osteon.parts.types import Features
 
 try:
@@ -54,7 +56,7 @@ class HfBackbone(Backbone):
         self.model, accepted = _create(name, config, pretrained, self._revision)
         self._extra = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
         self._token_name = _mask_token(self.model) if "bool_masked_pos" in accepted else None
-        self._note_origin(pretrained, self.name, self._revision or "")
+        self._note_origin(pretrained, self.name, self._revision or "", _licence(name, self._revision))
         self._measure(getattr(config, "patch_size", None))
 
     def _configure(self, name: str, changes: dict[str, Any], pretrained: bool) -> Any:
@@ -181,6 +183,19 @@ def _create(name: str, config: Any, pretrained: bool, revision: str | None) -> t
         return cls(config, **extra), accepted
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(f"transformers cannot build {name}: {error}", where=f"backbone hf:{name}") from error
+
+
+def _licence(name: str, revision: str | None) -> str:
+    """What the model card says, of a local folder or in the cache; nothing is downloaded for it."""
+    if Path(name).is_dir():
+        return of_card(Path(name))
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "README.md", revision=revision)
+    except ValueError:  # a folder that is no longer there
+        return UNKNOWN
+    return of_card(Path(found).parent) if isinstance(found, str) else UNKNOWN
 
 
 def _mask_token(model: nn.Module) -> str | None:

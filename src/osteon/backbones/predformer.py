@@ -176,11 +176,11 @@ class PredFormer(Backbone):
     def positions(self, grid: tuple[int, ...], x: Tensor | None = None) -> Tensor:
         """(1, T * N, D): sine-cosine of the number of each token."""
         like = self.patch_embed.proj.weight
-        return sincos_1d(torch.arange(math.prod(grid), device=like.device), self.dim)[None].to(like.dtype)
+        return sincos_1d(torch.arange(math.prod(grid), device=like.device), self.token_dim)[None].to(like.dtype)
 
     def prefix(self, batch: int) -> Tensor:
         """No class or register tokens: (B, 0, D)."""
-        return self.patch_embed.proj.weight.new_zeros(batch, 0, self.dim)
+        return self.patch_embed.proj.weight.new_zeros(batch, 0, self.token_dim)
 
     def trunk(self, tokens: Tensor, *, attend: Tensor | None = None,
               collect: Sequence[int] = ()) -> Tensor | tuple[Tensor, list[Tensor]]:

@@ -56,9 +56,10 @@ class TimmBackbone(Backbone):
         self.model = _create(name, channels, size, {**self.options, "pretrained": pretrained, **source})
         self.plain = _is_plain(self.model)
         where, revision = split_revision(asked)
-        repository = (getattr(self.model, "pretrained_cfg", None) or {}).get("hf_hub_id")
+        published = getattr(self.model, "pretrained_cfg", None) or {}
+        repository = published.get("hf_hub_id")
         commit = cached_commit(split_revision(str(repository))[0], revision) if pretrained and repository else ""
-        self._note_origin(pretrained, f"timm:{where}", commit)
+        self._note_origin(pretrained, f"timm:{where}", commit, published.get("license"))
         if self.plain:
             self.kind = "tokens"
             self.dim = self.token_dim = self.model.num_features

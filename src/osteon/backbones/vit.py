@@ -248,7 +248,7 @@ class ViT(Backbone):
         weights of its own, and positions of full size would drown the cells.
         """
         if self.options["positions"] == "none":
-            return self.norm.weight.new_zeros(1, math.prod(grid), self.dim)
+            return self.norm.weight.new_zeros(1, math.prod(grid), self.token_dim)
         if self.place_embed is not None:
             if x is None:
                 raise self._refuse("positions without a sample", "Give the samples too.")
@@ -261,8 +261,8 @@ class ViT(Backbone):
         known = self._fixed.get(grid)
         if known is None or known.device != like.device or known.dtype != like.dtype:
             with torch.inference_mode(False):  # what evaluation computes first must serve training too
-                fixed = sincos(grid, self.dim, reference=None if self.discrete else self.reference)
-                known = self._fixed[grid] = (fixed * self.dim**-0.5 if self.own_error else fixed).to(
+                fixed = sincos(grid, self.token_dim, reference=None if self.discrete else self.reference)
+                known = self._fixed[grid] = (fixed * self.token_dim**-0.5 if self.own_error else fixed).to(
                     like)
         return known
 
@@ -270,7 +270,7 @@ class ViT(Backbone):
         """Class token, then registers: (B, P, D), P = 0 when there are none. They carry no position."""
         parts: list[Tensor] = [p for p in (self.cls_token, self.reg_token) if p is not None]
         if not parts:
-            return self.norm.weight.new_zeros(batch, 0, self.dim)
+            return self.norm.weight.new_zeros(batch, 0, self.token_dim)
         return torch.cat(parts, 1).expand(batch, -1, -1)
 
     def trunk(self, tokens: Tensor, *, attend: Tensor | None = None,

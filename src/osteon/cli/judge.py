@@ -49,6 +49,8 @@ def evaluate(
                                        "error, drop them from the test, or allow.")] = "error",
     task: Task = "auto",
     target: Target = None,
+    head_layer: Annotated[int, typer.Option(min=0, metavar="LAYER", help="Read features behind this layer of the "
+                                            "projection head; 0: before it.")] = 0,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for evaluation.json and the report. "
                                             "Default: the run folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every score, its interval and the "
@@ -61,8 +63,8 @@ def evaluate(
     """
     budgets = tuple(label_count(word) for word in words_of(label_budget))
     result = call("evaluate", run if len(run) > 1 else run[0], train=train, test=test, metrics=words_of(metrics),
-                   label_budget=budgets, seeds=seeds, scratch_steps=scratch_steps, leaks=leaks, task=task,
-                   target=target, out=out, progress=not quiet)
+                  label_budget=budgets, seeds=seeds, scratch_steps=scratch_steps, leaks=leaks, task=task,
+                  target=target, head_layer=head_layer, out=out, progress=not quiet)
     if json:
         show_json(result)
     else:

@@ -70,6 +70,8 @@ def adapt(
                                               "the classes.")] = "all",
     task: Task = "auto",
     target: Target = None,
+    head_layer: Annotated[int, typer.Option(min=0, metavar="LAYER", help="Let the encoder end behind this layer of the "
+                                            "run's projection head; 0: before it.")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the adapter, the "
                                                    "training, the augmentation or the data; repeat it for "
                                                    "more.")] = None,
@@ -83,8 +85,9 @@ def adapt(
     from osteon.core.options import parse_settings
 
     folder = call("adapt", run, train=train, val=val, adapter=adapter, out=out, steps=steps, epochs=epochs,
-                   batch_size=batch_size, lr=lr, seed=seed, label_budget=label_budget, task=task,
-                   target=target, settings=parse_settings(set_ or []), loggers=words_of(logger), progress=not quiet)
+                  batch_size=batch_size, lr=lr, seed=seed, label_budget=label_budget, task=task,
+                  target=target, head_layer=head_layer, settings=parse_settings(set_ or []),
+                  loggers=words_of(logger), progress=not quiet)
     from osteon.verbs.adapt import summary
 
     show(summary(folder))
@@ -252,9 +255,14 @@ def export(
     format_: Annotated[str, typer.Option("--format", help="safetensors; beside it timm, onnx or torch.export; or "
                                          "hub-folder, with a model card. Always with the preprocessing the weights "
                                          "need.")] = "safetensors",
+    license_: Annotated[str | None, typer.Option("--license", metavar="NAME", help="Under which you publish the "
+                                                 "weights, e.g. apache-2.0. Default: that of the initial weights, "
+                                                 "where it is known.")] = None,
+    data_license: Annotated[str | None, typer.Option(metavar="NAME", help="Of the training data, where the run does "
+                                                     "not know it.")] = None,
 ) -> None:
     """Write a backbone for use elsewhere.
 
     It reloads in a fresh process, with the preprocessing its weights need.
     """
-    done(call("export", run, out=out, format=format_))
+    done(call("export", run, out=out, format=format_, license=license_, data_license=data_license))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-KINDS = ("objective", "adapter", "compressor", "merger", "evaluator", "selector", "backbone", "training")
+KINDS = ("objective", "adapter", "compressor", "merger", "evaluator", "analysis", "selector", "backbone",
+         "training")
 #: Kind of method -> the package folder that holds it.
 ROOMS = {"objective": "objectives", "adapter": "adapters", "compressor": "compressors", "merger": "mergers",
-         "evaluator": "evaluators", "selector": "selectors", "backbone": "backbones", "training": "parts"}
+         "evaluator": "evaluators", "analysis": "evaluators", "selector": "selectors", "backbone": "backbones",
+         "training": "parts"}
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Card:
             encoder a modality), ``"nodes"`` (graph networks).
         labels: whether training needs labels.
         cost: a word on compute, e.g. ``"2 forwards per image"``.
-        switch: what turns it on in ``osteon pretrain``, of training options and of objectives that need data read in a
-            way of their own.
+        switch: what turns it on: of training options, and of objectives that need data read in a way of their own, in
+            ``osteon pretrain``; of analyses the whole command.
     """
 
     kind: str

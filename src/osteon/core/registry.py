@@ -107,8 +107,11 @@ def load(card: Card) -> type:
 
 
 def options(card: Card) -> list[Option]:
-    """The options of a method, in the order of its constructor, read from the text of its file."""
-    return _options(card.file, card.name)
+    """The options of a method, in the order of its constructor, read from the text of its file.
+
+    Analyses are functions of `osteon analyse`, whose options they share: they have none of their own.
+    """
+    return [] if card.kind == "analysis" else _options(card.file, card.name)
 
 
 def build(kind: str, name: str, *args: Any, **settings: Any) -> Any:
@@ -148,8 +151,8 @@ def _options(file: str, name: str) -> list[Option]:
 def _catalogue() -> dict[tuple[str, str], _Entry]:
     """Every card by (kind, name), in the order of KINDS and then by name."""
     entries: dict[tuple[str, str], _Entry] = {}
-    for file, module, kind in [*_own_files(), *_foreign_files()]:
-        card = read_card(file, kind)
+    for file, module, room in [*_own_files(), *_foreign_files()]:
+        card = read_card(file, room)
         if card is None:
             continue
         key = (card.kind, card.name)
@@ -162,9 +165,9 @@ def _catalogue() -> dict[tuple[str, str], _Entry]:
 
 
 def _own_files() -> Iterator[tuple[Path, str, str | None]]:
-    for kind, room in ROOMS.items():
+    for room in dict.fromkeys(ROOMS.values()):
         for file in sorted((PACKAGE / room).glob("[!_]*.py")):
-            yield file, f"osteon.{room}.{file.stem}", kind
+            yield file, f"osteon.{room}.{file.stem}", room
 
 
 def _foreign_files() -> Iterator[tuple[Path, str, str | None]]:
@@ -192,8 +195,11 @@ def _foreign_files() -> Iterator[tuple[Path, str, str | None]]:
                              fix="Reinstall or remove that package.")
 
 
-def read_card(file: Path, kind: str | None = None) -> Card | None:
-    """The card in a file, None when it has none. Raises UsageError, naming file and line, when it is malformed."""
+def read_card(file: Path, room: str | None = None) -> Card | None:
+    """The card in a file (of one of osteon's rooms), None when it has none.
+
+    Raises UsageError, naming file and line, when it is malformed.
+    """
     text = file.read_text(encoding="utf-8")
     declared = _HAS_CARD.search(text)
     if declared is None:
@@ -204,7 +210,7 @@ def read_card(file: Path, kind: str | None = None) -> Card | None:
         return None
     where = f"{file}:{node.lineno}"
     card = _card(node.value, where)
-    problem = _problem(card, file, kind)
+    problem = _problem(card, file, room)
     if problem:
         raise UsageError(f"The card of '{file.name}' is malformed: {problem}.", where=where,
                          fix="See 'Extending osteon' in the documentation.")
@@ -255,7 +261,7 @@ def _card(node: ast.expr | None, where: str) -> Card:
     return Card(**values)
 
 
-def _problem(card: Card, file: Path, kind: str | None) -> str:
+def _problem(card: Card, file: Path, room: str | None) -> str:
     """What is wrong with a card, in words; empty when nothing is."""
     tuples: dict[str, type] = {"papers": str, "modalities": str, "backbones": str, "rows": int}
     for name, item in tuples.items():
@@ -269,8 +275,8 @@ def _problem(card: Card, file: Path, kind: str | None) -> str:
         return "labels must be True or False"
     if card.kind not in KINDS:
         return f"unknown kind '{card.kind}'{nearest(card.kind, KINDS)}"
-    if kind is not None and card.kind != kind:
-        return f"the file lies among the {ROOMS[kind]} but the kind is '{card.kind}'"
+    if room is not None and ROOMS[card.kind] != room:
+        return f"the file lies among the {room} but the kind is '{card.kind}'"
     if card.name != file.stem:
         return f"the name '{card.name}' differs from the file's name"
     if not card.modalities:

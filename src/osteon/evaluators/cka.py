@@ -11,7 +11,22 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from osteon.core.card import Card
 from osteon.core.errors import DataError
+
+CARD = Card(
+    kind="analysis",
+    name="cka",
+    papers=("Similarity of Neural Network Representations Revisited",
+            "Do Wide and Deep Networks Learn the Same Things? Uncovering How Neural Network Representations Vary "
+            "with Width and Depth"),
+    modalities=("image",),
+    differs="the unbiased estimate on at most 512 samples in one batch instead of the minibatch average; positions "
+            "of a layer are averaged first",
+    backbones=("tokens", "maps"),
+    cost="1 forward per sample",
+    switch="osteon analyse RUN SOURCE --only cka",
+)
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:

@@ -14,7 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from osteon.core.card import Card
 from osteon.core.errors import UsageError
+
+CARD = Card(
+    kind="analysis",
+    name="intrinsic_dimension",
+    papers=("Measuring the Intrinsic Dimension of Objective Landscapes",),
+    modalities=("image",),
+    differs="starts from the run's weights rather than from random ones, so it measures fine-tuning; a fixed number "
+            "of passes of Adam in each subspace, one seed; statistics of batch normalisation are frozen",
+    rows=(46,),
+    backbones=("tokens", "maps"),
+    labels=True,
+    cost="1 training for each number of directions",
+    switch="osteon analyse RUN SOURCE --only intrinsic_dimension",
+)
 
 
 class RandomSubspace(nn.Module):

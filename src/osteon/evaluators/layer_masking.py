@@ -13,7 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osteon.backbones.resnet import Residual, ResNet
+from osteon.core.card import Card
 from osteon.core.errors import UsageError
+
+CARD = Card(
+    kind="analysis",
+    name="layer_masking",
+    papers=("Towards Improved Input Masking for Convolutional Neural Networks",),
+    modalities=("image",),
+    differs="masks are cells of a grid; attribution takes each cell away once, and its score is the likeness of the "
+            "features instead of a class's probability",
+    rows=(179,),
+    backbones=("maps",),
+    cost="1 forward per image and cell",
+    switch="osteon analyse RUN SOURCE --only layer_masking",
+)
 
 
 def fill_from_neighbours(x: Tensor, known: Tensor, times: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from osteon.core.card import Card
 from osteon.core.errors import DataError
+
+CARD = Card(
+    kind="analysis",
+    name="linearity",
+    papers=("Your Transformer is Secretly Linear",),
+    modalities=("image",),
+    differs="the map is fitted on one half of the positions and scored on the other, where the paper scores what it "
+            "fitted; beside the paper's score stand one without the largest dimensions and one of what the block "
+            "adds",
+    rows=(310,),
+    backbones=("tokens", "maps"),
+    cost="1 forward per sample and a least-squares fit a block",
+    switch="osteon analyse RUN SOURCE --only linearity",
+)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osteon.core.card import Card
 from osteon.core.errors import DataError, UsageError, nearest
 from osteon.parts.metrics import auroc as _auroc
+
+CARD = Card(
+    kind="analysis",
+    name="ood",
+    papers=("MOODv2: Masked Image Modeling for Out-of-Distribution Detection",),
+    modalities=("image",),
+    differs="the classifier is a logistic regression on half of the labelled samples instead of the network's own; "
+            "settings of each score are those of its own paper",
+    rows=(276,),
+    backbones=("tokens", "maps"),
+    labels=True,
+    cost="1 forward per sample",
+    switch="osteon analyse RUN SOURCE --only ood --ood SOURCE",
+)
 
 #: name -> what it looks at
 SCORES: dict[str, str] = {

@@ -9,9 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.evaluators.label_free import entropy_rank
 from osteon.evaluators.linear_probe import LinearProbe
+
+CARD = Card(
+    kind="analysis",
+    name="projection_head",
+    papers=("Investigating the Benefits of Projection Head for Representation Learning",),
+    modalities=("image",),
+    differs="probes of the class and of a rotation stand for the paper's synthetic features; the reweighting head "
+            "is offered as a module and not trained by the analysis",
+    rows=(43,),
+    backbones=("tokens", "maps"),
+    labels=True,
+    cost="4 forwards per image and 4 linear probes",
+    switch="osteon analyse RUN SOURCE --only projection_head",
+)
 
 
 class FixedReweightHead(nn.Module):

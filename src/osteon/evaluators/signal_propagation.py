@@ -13,8 +13,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.taps import taps
+
+CARD = Card(
+    kind="analysis",
+    name="signal_propagation",
+    papers=("Characterizing signal propagation to close the performance gap in unnormalized ResNets",),
+    modalities=("image",),
+    differs="also of Transformers, where a channel is a feature over all tokens; beside the untrained network on "
+            "noise stands the trained one on its data; the scaled weight standardisation of the paper is not part "
+            "of it",
+    rows=(297,),
+    backbones=("tokens", "maps"),
+    cost="2 forwards of a few hundred samples",
+    switch="osteon analyse RUN SOURCE --only signal_propagation",
+)
 
 _BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers?\d*|stages)\.\d+$")
 

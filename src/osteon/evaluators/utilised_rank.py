@@ -13,8 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.taps import taps
+
+CARD = Card(
+    kind="analysis",
+    name="utilised_rank",
+    papers=("Revealing the Utilized Rank of Subspaces of Learning in Neural Networks",),
+    modalities=("image",),
+    differs="no code was found: the share of the second moment, the treatment of convolutions by patches and the "
+            "factoring are our reading of the paper's summary",
+    rows=(311,),
+    backbones=("tokens", "maps"),
+    cost="1 forward per sample and an eigendecomposition a layer",
+    switch="osteon analyse RUN SOURCE --only utilised_rank",
+)
 
 
 @dataclass(frozen=True)

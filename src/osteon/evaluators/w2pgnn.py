@@ -17,7 +17,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from osteon.core.card import Card
 from osteon.core.errors import UsageError
+
+CARD = Card(
+    kind="analysis",
+    name="w2pgnn",
+    papers=("When to Pre-Train Graph Neural Networks? From Data Generation Perspective!",),
+    modalities=("graph",),
+    differs="a resolution of at most 100 where the authors take 1000, whose cube each step costs; features of nodes "
+            "play no part; scores compare candidates at one resolution, not across",
+    rows=(48,),
+    backbones=("nodes", "tokens"),
+    cost="no network; the cube of the resolution a step",
+    switch="osteon analyse RUN SOURCE --only feasibility",
+)
 
 #: Bases of the topological grouping, as in the authors' code.
 GROUPS = 5

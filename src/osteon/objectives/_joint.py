@@ -76,6 +76,10 @@ class Joint(Objective):
             self.companion.update(cosine_momentum(self.momentum, step), backbone=self.backbone,
                                   projector=self.projector)
 
+    def kept(self) -> dict[str, Tensor]:
+        """The projection head: fine-tuning may start inside it."""
+        return {f"projector.{name}": value for name, value in self.projector.state_dict().items()}
+
     def companions(self) -> list[nn.Module]:
         """The moving-average copy, if any."""
         return [] if self.companion is None else [self.companion]

@@ -30,8 +30,9 @@ CARD = Card(
     modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     backbones=("tokens", "maps", "nodes"),
     differs="The loss is the mean over all 2B views; the authors' release adds the two views' means, twice as much. "
-    "The head's width is the backbone's (at least 128) rather than fixed at 2048. The second stage's linear-head "
-    "fine-tuning and distillation are not part of this objective. AdamW instead of LARS.",
+    "The head's width is the backbone's (at least 128) rather than fixed at 2048. SimCLRv2's later stages are "
+    "other verbs: `osteon adapt --adapter full --head-layer 1` fine-tunes from inside the head, and the compressor "
+    "ssld distils without labels, by its own loss. AdamW instead of LARS.",
     rows=(411,),
     cost="2 forwards per image",
 )

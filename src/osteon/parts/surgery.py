@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from osteon.core.errors import DataError, UsageError
 from osteon.parts.compact import Int8Conv2d, Int8Linear, PackedLinear, factored
+from osteon.parts.head_layers import put_behind, rebuilt
 from osteon.parts.token_pruning import TokenPruning
 
 Edit = dict[str, Any]
@@ -124,8 +125,13 @@ def _tokens(network: nn.Module, edit: Mapping[str, Any]) -> None:
         replace_layer(network, name, TokenPruning(network.get_submodule(name), prefix=edit["prefix"], **options))
 
 
+def _head(network: nn.Module, edit: Mapping[str, Any]) -> None:
+    put_behind(network, rebuilt(edit["layers"]))
+
+
 _OPERATIONS: dict[str, Callable[[nn.Module, Mapping[str, Any]], None]] = {
-    "shapes": _shapes, "factor": _factor, "int8": _int8, "packed": _packed, "tokens": _tokens}
+    "shapes": _shapes, "factor": _factor, "int8": _int8, "packed": _packed, "tokens": _tokens,
+    "head": _head}
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:

@@ -113,8 +113,7 @@ class TokenPruning(nn.Module):
         second = max(1, first - min(first // 2, round(first * (1 - self.keep_similarity))))
         if second == n:
             return self.block(x)
-        score, keys = self._look(x)
-        out = self.block(x)
+        out, score, keys = self._look(x)
         index = score.topk(first, 1).indices  # most important first
         if second < first:
             chosen = keys.gather(1, index[..., None].expand(-1, -1, keys.shape[-1]))
@@ -125,15 +124,27 @@ class TokenPruning(nn.Module):
         patches = out.gather(1, index[..., None].expand(-1, -1, out.shape[-1]))
         return torch.cat([out[:, :self.prefix], patches], 1) if self.prefix else patches
 
-    def _look(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Importance of the patch tokens (B, N), and their keys (B, N, D), from the block's own attention."""
+    def _look(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The block's output (B, P + N, D), importance of the patch tokens (B, N), and their keys (B, N, D).
+
+        Queries and keys are those the block itself computes on the way; only their product is taken once more, since
+        fused attention never stores it.
+        """
         attn: Any = self.block.attn
-        norm: Any = self.block.norm1
-        q, k, _ = attn.qkv(norm(x)).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        seen: list[Tensor] = []
+        hook = attn.qkv.register_forward_hook(lambda _module, _inputs, made: seen.append(made.detach()))
+        try:
+            out = self.block(x)
+        finally:
+            hook.remove()
+        if not seen:
+            raise UsageError("The attention of this block computes queries and keys beside its qkv layer.",
+                             where="layers", fix="Use osteon's vit_* or a plain ViT of timm.")
+        q, k, _ = seen[0].unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = getattr(attn, "q_norm", _same)(q), getattr(attn, "k_norm", _same)(k)
         weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
         score = combine_heads(page_rank(weights, self.iterations), self.low, self.high)
-        return score[:, self.prefix:], k.transpose(1, 2).flatten(2)[:, self.prefix:]
+        return out, score[:, self.prefix:], k.transpose(1, 2).flatten(2)[:, self.prefix:]
 
 
 def _same(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 #: Metrics that are fractions in [0, 1] and are printed in percent.
 FRACTIONS = frozenset({"accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "f1", "auroc", "auprc", "top1", "top5",
                        "precision", "recall", "map", "knn", "exact_match", "label_ranking_average_precision",
-                       "average_precision"})
+                       "average_precision", "mean_average_precision"})
 #: What stands where there is no number.
 NONE = "n/a"
 
@@ -95,6 +95,16 @@ def seconds(value: float | None) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(v / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float | None) -> str:
+    """A number of bytes: ``1536`` -> ``"1.5 KiB"``."""
+    if count is None or not known(count):
+        return NONE
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} B"
 
 
 def leader(means: Sequence[float | None]) -> int | None:

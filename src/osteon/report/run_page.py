@@ -33,8 +33,8 @@ def write_run_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     run = RunFolder(folder)
-    config, metrics = run.config(), _last_of_each_step(run.metrics())
-    result = _json(folder / "evaluation.json")
+    config, metrics = run.config(), last_of_each_step(run.metrics())
+    result = read_json(folder / "evaluation.json")
     verdict, told, figures = verdict_of(result), summary(config, metrics), key_figures(metrics)
     missing: list[str] = []
     report = Report(f"Run {folder.resolve().name}",
@@ -48,17 +48,34 @@ def write_run_report(folder: Path) -> Path:
     if metrics:
         if verdict is not None:
             report.table("Training at a glance", ["Measure", "Value"], figures, fold=False)
-        _curves(report, metrics)
+        add_curves(report, metrics)
     else:
         missing.append(f"Curves: metrics.jsonl is empty; run `osteon pretrain` into {folder.name} to go on training.")
     missing += add_artefacts(report, read_arrays(folder / "artefacts.npz"))
-    report.config("Configuration", config,
-                  f"`osteon pretrain --config {folder.name}/config.yaml --out NEW` repeats this run.")
+    add_record(report, folder, config,
+               f"`osteon pretrain --config {folder.name}/config.yaml --out NEW` repeats this run.", missing)
+    return report.save(folder / "report.html")
+
+
+def add_record(report: Report, folder: Path, config: Mapping[str, Any], note: str, missing: list[str]) -> None:
+    """What every run's page ends with: configuration, what was skipped, automatic choices, environment, what lacks.
+
+    Args:
+        report: the page.
+        folder: the run folder.
+        config: its settings.
+        note: line under the settings.
+        missing: what is not on the page and how to get it; lines are added.
+
+    Raises:
+        DataError: ``provenance.json`` is damaged.
+    """
+    report.config("Configuration", config, note)
     if (folder / "skipped.csv").exists():
         report.skipped(_skipped(folder / "skipped.csv"))
     else:
         missing.append("Skipped samples: no skipped.csv was left by this run.")
-    provenance = _json(folder / "provenance.json")
+    provenance = read_json(folder / "provenance.json")
     notes = provenance.pop("notes", None)
     if isinstance(notes, list) and notes:
         report.text("Chosen automatically", [str(n) for n in notes])
@@ -68,7 +85,6 @@ def write_run_report(folder: Path) -> Path:
         missing.append("Environment: no provenance.json was left by this run.")
     if missing:
         report.text("Not on this page", missing)
-    return report.save(folder / "report.html")
 
 
 def summary(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -107,7 +123,7 @@ def _name(value: Any) -> str:
     return str(value) if value not in (None, "") else ""
 
 
-def _last_of_each_step(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def last_of_each_step(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Rows in the order of their steps; of a step written twice (a resumed run) the later one."""
     by_step = {float(r["step"]): r for r in rows if known(r.get("step"))}
     return [by_step[step] for step in sorted(by_step)]
@@ -116,7 +132,8 @@ def _last_of_each_step(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 def key_figures(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What one wants to know of a training at a glance: (name, value) pairs."""
     rows = [("Steps", number(metrics[-1]["step"]))] if metrics else []
-    for key, name in (("loss", "Last loss"), ("rank", "Last effective rank"), ("std", "Last feature deviation")):
+    for key, name in (("loss", "Last loss"), ("rank", "Last effective rank"),
+                      ("feature_std", "Last feature deviation")):
         values = [m[key] for m in metrics if known(m.get(key))]
         if values:
             rows.append((name, number(values[-1])))
@@ -132,7 +149,7 @@ def key_figures(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return rows
 
 
-def _curves(report: Report, metrics: Sequence[Mapping[str, Any]]) -> None:
+def add_curves(report: Report, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Loss and its terms, effective rank and standard deviation, learning rate."""
     steps = [float(m["step"]) for m in metrics]
 
@@ -144,7 +161,7 @@ def _curves(report: Report, metrics: Sequence[Mapping[str, Any]]) -> None:
     parts = sorted({key for m in metrics for key in m if key.startswith("loss/")})
     terms = [(key.removeprefix("loss/"), named(key.removeprefix("loss/"), line(key))) for key in parts]
     others = [(title, named(title, line(key))) for key, title in (
-        ("std", "Feature standard deviation"), ("lr", "Learning rate"), ("images_per_s", "Images a second"))]
+        ("feature_std", "Feature standard deviation"), ("lr", "Learning rate"), ("images_per_s", "Images a second"))]
     terms, others = [t for t in terms if t[1].x], [o for o in others if o[1].x]
     if len(terms) > 1:
         report.panels("Terms of the loss", [(words(name), s) for name, s in terms], "step", "value")
@@ -152,7 +169,7 @@ def _curves(report: Report, metrics: Sequence[Mapping[str, Any]]) -> None:
         report.panels("Monitors", others, "step", "value")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one when the file is absent."""
     if not path.exists():
         return {}

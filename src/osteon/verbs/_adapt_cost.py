@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from osteon.parts.objective import Objective
 from osteon.parts.types import Step
+from osteon.report.numbers import size
 from osteon.train.loop import Engine
 from osteon.train.settings import TrainSettings
 
@@ -110,16 +111,9 @@ def table(costs: dict[str, StepCost], beside: str) -> str:
     lines = [f"{'':{wide}}  {'trainable':>22}  {'kept for backward':>22}  {'optimiser':>22}  {'a step':>22}"]
     for name, cost in costs.items():
         cells = [(f"{cost.trainable:,}", cost.trainable, reference.trainable),
-                 (_size(cost.saved_bytes), cost.saved_bytes, reference.saved_bytes),
-                 (_size(cost.optimizer_bytes), cost.optimizer_bytes, reference.optimizer_bytes),
+                 (size(cost.saved_bytes), cost.saved_bytes, reference.saved_bytes),
+                 (size(cost.optimizer_bytes), cost.optimizer_bytes, reference.optimizer_bytes),
                  (f"{1000 * cost.step_seconds:.1f} ms", cost.step_seconds, reference.step_seconds)]
         texts = [text + (f" ({100 * a / b:.3g} %)" if b and name != beside else "") for text, a, b in cells]
         lines.append(f"{name:{wide}}  " + "  ".join(f"{text:>22}" for text in texts))
     return "\n".join(lines)
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count} B"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from torch import Tensor
 from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.core.errors import DataError, UsageError
+from osteon.core.licences import entry
 from osteon.core.plain import plain
 from osteon.core.run import RunFolder
 from osteon.core.tensorfile import read_tensors, write_tensors
 from osteon.parts.adapter import Adapter
 from osteon.parts.members import spec_from
 from osteon.parts.types import DataSpec, Features
-from osteon.verbs._model import Trained, is_ours, load_trained
+from osteon.verbs._model import Trained, behind_head, is_ours, load_trained
 
 DELTA = "delta.safetensors"
 #: folder inside the run with the adapter in PEFT's format, where it has one
@@ -36,19 +37,25 @@ class Base:
         spec: what it was trained with, when that is known.
         reference: how to find it again: ``{"run": PATH}`` or name, options and seed of a public one.
         name: what to call it.
+        origins: where its weights come from, with their licences; empty: they are random.
     """
 
     backbone: Backbone
     spec: DataSpec | None
     reference: dict[str, Any]
     name: str
+    origins: list[dict[str, Any]] = field(default_factory=list)
 
 
-def open_run(run: str | Path) -> Base | None:
+def open_run(run: str | Path, head_layer: int = 0) -> Base | None:
     """The base in a run folder or exported folder; None when ``run`` names a public model.
 
+    Args:
+        run: the folder.
+        head_layer: end behind this layer of the run's projection head; 0: without it.
+
     Raises:
-        UsageError: an adapted run that leaves no network of its own.
+        UsageError: an adapted run that leaves no network of its own, or a head that is not there.
     """
     text = str(run)
     if text.startswith(("timm:", "hf:")):
@@ -62,7 +69,9 @@ def open_run(run: str | Path) -> Base | None:
     if trained.adapter is not None and not trained.adapter.mergeable:
         raise UsageError(f"{run} holds an adapter that works beside its backbone: there is no network to adapt "
                          "further.",                          where=text, fix="Adapt the run it was made from.")
-    return Base(trained.backbone, trained.spec, {"run": str(Path(run).resolve())}, trained.name)
+    behind_head(run, trained, head_layer)
+    reference = {"run": str(Path(run).resolve()), **({"head_layer": head_layer} if head_layer else {})}
+    return Base(trained.backbone, trained.spec, reference, trained.name, [entry(run)])
 
 
 def open_public(name: str, *, channels: int, size: int, options: Mapping[str, Any], seed: int) -> Base:
@@ -71,9 +80,9 @@ def open_public(name: str, *, channels: int, size: int, options: Mapping[str, An
     wishes = {"pretrained": True, **options}
     torch.manual_seed(seed)
     backbone = build_backbone(full, channels=channels, size=size, **wishes)
-    full = backbone.origin or full  # to the commit, so that the base is opened again as it was
+    full = backbone.origin["name"] if backbone.origin else full  # to the commit: it is opened again as it was
     return Base(backbone, None, {"name": full, "channels": channels, "size": size, "options": plain(wishes),
-                                 "seed": seed}, full)
+                                 "seed": seed}, full, [backbone.origin] if backbone.origin else [])
 
 
 def reopen(reference: Mapping[str, Any]) -> Base:
@@ -89,7 +98,7 @@ def reopen(reference: Mapping[str, Any]) -> Base:
     if not path.is_dir():
         raise DataError("The base of this adapted run is not where it was.", where=str(path),
                         fix="Put it back there, or load the delta onto it yourself with Adapter.load_delta.")
-    found = open_run(path)
+    found = open_run(path, reference.get("head_layer", 0))
     assert found is not None
     return found
 

@@ -25,6 +25,7 @@ from osteon.evaluators import (
 from osteon.evaluators._logistic import Logistic
 from osteon.evaluators.label_free import LabelFree
 from osteon.evaluators.projection_head import head_report
+from osteon.evaluators.spectrum import directions_for, variance_shares
 from osteon.parts.subsets import holdout
 from osteon.parts.taps import taps
 from osteon.verbs._analysis_context import BATCH, Context, Finding, Section
@@ -52,11 +53,9 @@ def spectrum(c: Context) -> Section:
                 "RankMe (2023), eq. 1"),
         Finding("uniformity", values["uniformity"], None, "lower is more uniform",
                 "Wang & Isola (2020), section 4.1.2")]
-    singular = np.linalg.svd((x - x.mean(0)).astype(np.float64), compute_uv=False)
-    shares = singular**2 / max(float((singular**2).sum()), 1e-300)
+    shares, levels = variance_shares(x), (0.5, 0.9, 0.99)
     out.columns = ["Variance held", "Directions"]
-    out.rows = [[f"{level:.0%}", int(np.searchsorted(shares.cumsum(), level - 1e-12) + 1)]
-                for level in (0.5, 0.9, 0.99)]
+    out.rows = [[f"{level:.0%}", n] for level, n in zip(levels, directions_for(shares, levels), strict=True)]
     out.curve = {"log10 of the share of variance, by direction": [float(math.log10(max(s, 1e-16))) for s in shares]}
     return out
 

@@ -13,17 +13,24 @@ from torch import Tensor, nn
 from osteon.backbones import Backbone
 from osteon.core.atomic import atomic_path, write_text
 from osteon.core.errors import MissingExtra, UsageError
+from osteon.modalities import find
 from osteon.parts.surgery import edits_of, tensors_of
 from osteon.parts.types import DataSpec
 from osteon.verbs._compress_program import refuse_difference
 
+#: modalities whose samples timm's networks can read: (C, height, width)
+FLAT = ("image", "sound")
 
-def timm_form(backbone: Backbone) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+
+def timm_form(backbone: Backbone, spec: DataSpec) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     """Architecture, arguments and weights under which timm knows a backbone.
 
     Raises:
         UsageError: timm has no such network.
     """
+    if spec.modality not in FLAT:
+        raise UsageError(f"timm has networks of images; this one reads {find(spec.modality).SAMPLES}.",
+                         where="--format timm", fix="Use torch.export, onnx or safetensors.")
     if edits_of(backbone):
         raise UsageError("timm has no names for the layers of a compressed network.", where="--format timm",
                          fix="Use torch.export, onnx or safetensors.")
@@ -72,10 +79,11 @@ def write_timm(folder: Path, backbone: Backbone, spec: DataSpec, class_names: Se
         raise MissingExtra("timm", "timm", why="Exporting to timm") from error
     from safetensors.torch import save_file
 
-    architecture, arguments, state = timm_form(backbone)
-    fixed = {"in_chans": backbone.channels, "num_classes": 0}
+    architecture, arguments, state = timm_form(backbone, spec)
+    fixed: dict[str, Any] = {"in_chans": backbone.channels, "num_classes": 0}
     if architecture.startswith("vit") or "img_size" in arguments:
-        fixed["img_size"] = backbone.extent[0]
+        height, width = backbone.extent
+        fixed["img_size"] = height if height == width else (height, width)
     model = timm.create_model(architecture, **{**arguments, **fixed})
     model.load_state_dict(state)
     _compare(backbone, model, folder)

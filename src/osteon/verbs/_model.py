@@ -24,9 +24,10 @@ from osteon.data import Dataset
 from osteon.data.cache import cache_folder
 from osteon.parts.adapter import Adapter
 from osteon.parts.cells import by_names
+from osteon.parts.head_layers import first_layers, put_behind
 from osteon.parts.members import spec_from
 from osteon.parts.objective import Objective
-from osteon.parts.surgery import apply_edits, edits_of
+from osteon.parts.surgery import apply_edits, edits_of, note_edits
 from osteon.parts.types import DataSpec
 
 
@@ -76,9 +77,26 @@ def load_head(source: str | Path, model: Trained) -> Objective | None:
     method: Objective = registry.build("objective", made["name"], model.backbone, spec_from(meta["data"]),
                                        **made["options"])
     lacking = method.load_state_dict(state, strict=False)
-    if lacking.unexpected_keys or any(not key.startswith("backbone.") for key in lacking.missing_keys):
+    whole = {key.partition(".")[0] for key in state}  # predictors and companions are not kept
+    if lacking.unexpected_keys or any(key.partition(".")[0] in whole for key in lacking.missing_keys):
         raise DataError("The head does not fit its objective.", where=str(file), fix="Pre-train again.")
     return method.eval()
+
+
+def behind_head(source: str | Path, model: Trained, layer: int) -> None:
+    """Let a run's network end behind a layer of its projection head (1: the first), in place; 0 leaves it as it is.
+
+    Raises:
+        UsageError: the run keeps no such layer.
+    """
+    if layer == 0:
+        return
+    method = load_head(source, model)
+    projector = getattr(method, "projector", None)
+    if projector is None:
+        raise UsageError("This run keeps no projection head.", where=f"{source}, head_layer={layer}",
+                         fix="Leave head_layer out, or pre-train with an objective that has one, e.g. simclr.")
+    note_edits(model.backbone, [put_behind(model.backbone, first_layers(projector, layer))])
 
 
 def recipe_of(backbone: Backbone) -> dict[str, Any]:

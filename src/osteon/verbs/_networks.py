@@ -17,11 +17,12 @@ from torch import Tensor
 from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.data import Dataset
+from osteon.parts.surgery import apply_edits
 from osteon.parts.types import DataSpec, Step
 from osteon.train.loop import Engine, make_fabric
 from osteon.train.settings import resolve_settings
 from osteon.verbs._arms import Arm, Task, make_arm
-from osteon.verbs._model import resized
+from osteon.verbs._model import recipe_of, resized
 from osteon.verbs._pool import call_alone, cores, workers
 from osteon.views import normalise
 
@@ -36,7 +37,7 @@ class Work:
     """One supervised training, complete in itself so that another process can do it.
 
     Args:
-        backbone: name, channels, size and options to build it.
+        backbone: what builds it: see :func:`osteon.verbs._model.recipe_of`.
         state: initial weights.
         data: what the images look like, with the classes or the scale of the targets.
         images: (N, C, S, S) as stored.
@@ -89,7 +90,7 @@ def _work(make: Callable[[int], tuple[Backbone, DataSpec]], task: Task, budget: 
           steps: int) -> Work:
     network, spec = make(seed)
     rows = task.subsets[seed][0][budget]
-    return Work({"name": network.name, "channels": network.channels, "size": network.size, "options": network.options},
+    return Work(recipe_of(network),
                 {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
                 task.spec_of(spec, rows), as_stored(task.train.subset(rows), spec), task.train_y[rows], exam, steps,
                 seed, task.flip)
@@ -127,6 +128,7 @@ def train_and_score(work: Work) -> tuple[np.ndarray, float]:
     torch.manual_seed(work.seed)
     made = work.backbone
     network = build_backbone(made["name"], channels=made["channels"], size=made["size"], **made["options"])
+    apply_edits(network, made.get("edits", []))
     network.load_state_dict({k: torch.from_numpy(v) for k, v in work.state.items()})
     method = registry.build("objective", "supervised", network, work.data, **plain_views(work.data, work.flip))
     count = len(work.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from osteon.train.settings import WISHES
 _CONFIG = "Give a config.yaml such as `osteon pretrain` writes into its run folder."
 #: settings of the data door that ``--set`` may change
 DATA_SETTINGS = {"size": None, "limit": None, "max_skipped": 0.01, "modality": None}
+#: what the user says of the data, which is recorded and changes nothing
+STATED = ("data_license",)
 #: training settings that are arguments of their own
 ARGUMENTS = ("steps", "epochs", "batch_size", "accumulate", "precision", "seed")
 #: arguments beside the settings that a ``config.yaml`` may stand in for
@@ -24,7 +27,12 @@ GIVEN = ("source", "objective", "backbone", "init", *ARGUMENTS, "guard")
 
 def data_settings() -> set[str]:
     """Names of all settings of the data door: those of every source, and those of reading each modality."""
-    return {*DATA_SETTINGS, *MIXING, *modality_options()}
+    return {*DATA_SETTINGS, *MIXING, *STATED, *modality_options()}
+
+
+def opening(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the data's settings that opening a source takes."""
+    return {**DATA_SETTINGS, **{key: value for key, value in settings.items() if key not in STATED}}
 
 
 def sort_settings(settings: dict[str, Any], objective: str) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from osteon.data.targets import check_task
 from osteon.recipes import LR_SCALE, Recipe, read_recipes
 from osteon.verbs._arms import make_task
 from osteon.verbs._labelled import fitting, open_pair
-from osteon.verbs._pretrain_settings import DATA_SETTINGS, data_settings, sort_settings
+from osteon.verbs._pretrain_settings import DATA_SETTINGS, STATED, data_settings, sort_settings
 from osteon.verbs._tournament_budget import Budget, Price, off_by, parse_budget, steps_within
 from osteon.verbs._tournament_study import Trial
 from osteon.verbs.evaluate import LEAKS, WHOLE, _budget, _listed, _sort_metrics, check_leaks
@@ -153,6 +153,7 @@ def _stored(file: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
 def _open(wish: Wish) -> tuple[Dataset, dict[str, Any], Dataset, Dataset]:
     data = {k: v for k, v in wish.settings.items() if k.removeprefix("data.") in data_settings()}
     data = {k.removeprefix("data."): v for k, v in data.items()}
+    data = {k: v for k, v in data.items() if k not in STATED}  # which stay in the plan, among the settings
     source = open_source(wish.source, **{**DATA_SETTINGS, **data})
     train, test = open_pair(wish.train, wish.test, source.spec, wish.task, wish.target)
     return source, data, train, test

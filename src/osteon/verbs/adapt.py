@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from osteon.core import registry
+from osteon.core.card import Card
 from osteon.core.errors import DataError, UsageError, nearest
+from osteon.core.licences import stated
 from osteon.core.options import Option, coerce, settle
 from osteon.core.plain import plain
 from osteon.core.provenance import collect
@@ -30,6 +32,7 @@ from osteon.parts.metrics import score_all
 from osteon.parts.regression import qualities, scale_of, score_numbers, strata_of
 from osteon.parts.subsets import nested_subsets
 from osteon.parts.types import DataSpec
+from osteon.report.adapt_page import write_adapt_report
 from osteon.train.loggers import make_loggers
 from osteon.train.loop import make_fabric, train
 from osteon.train.progress import Progress
@@ -38,7 +41,7 @@ from osteon.train.settings import WISHES, TrainSettings, resolve_settings
 from osteon.verbs import _adapt_objective
 from osteon.verbs._adapt_cost import StepCost, measure, table
 from osteon.verbs._adapt_objective import AdaptObjective
-from osteon.verbs._adapt_store import Base, open_public, open_run, save_adapted
+from osteon.verbs._adapt_store import DELTA, Base, open_public, open_run, save_adapted
 from osteon.verbs._arms import answers
 from osteon.verbs._model import fit_samples, is_ours, load_trained
 from osteon.verbs.pretrain import lasting
@@ -55,9 +58,9 @@ MEASURED = 64
 def adapt(run: str | Path, *, train: str | Path | Dataset, val: str | Path | Dataset, adapter: str = "lora",
           out: str | Path, steps: int | None = None, epochs: float | None = None, batch_size: int | None = None,
           lr: float | None = None, seed: int | None = None, label_budget: int | str = "all",
-          task: str = "auto", target: str | None = None, keep_head: bool = False,
+          task: str = "auto", target: str | None = None, head_layer: int = 0, keep_head: bool = False,
           settings: Mapping[str, Any] | None = None, loggers: Sequence[str] = ("jsonl",),
-          progress: bool = True) -> Path:
+          progress: bool = True, report: bool = True) -> Path:
     """Train an adapter and a head on labels; the backbone itself is not written again.
 
     Args:
@@ -74,15 +77,17 @@ def adapt(run: str | Path, *, train: str | Path | Dataset, val: str | Path | Dat
         label_budget: use so many labelled samples of ``train``, drawn in proportion to the classes; or ``all``.
         task: ``classes``, ``regression`` (labels are numbers to be predicted), or ``auto``, by a rule that is told.
         target: column of the numbers to be predicted, in the place of labels.
+        head_layer: let the encoder end behind this layer of the run's projection head (SimCLRv2: 1); 0: before it.
         keep_head: begin with the classifier of ``run``, an adapted run of the same classes, not with a new one.
         settings: any option of the data, the adapter, the augmentation (``augment``, ``flip``, ...) or the training;
             options of a public backbone are written ``backbone.NAME``.
         loggers: ``jsonl``, ``tensorboard``, ``wandb``.
         progress: show what happens.
+        report: write ``report.html`` at the end.
 
     Returns:
         The run folder: ``delta.safetensors`` (with ``peft/`` where PEFT has the method), ``adaptation.json`` with
-        scores, intervals and costs, settings, metrics and provenance.
+        scores, intervals and costs, ``report.html``, settings, metrics and provenance.
 
     Raises:
         UsageError: labels, classes, options or an adapter that do not fit.
@@ -94,7 +99,8 @@ def adapt(run: str | Path, *, train: str | Path | Dataset, val: str | Path | Dat
     wishes = {**chosen["train"], **{k: v for k, v in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size),
                                                       ("lr", lr), ("seed", seed)) if v is not None}}
     key = int(coerce(wishes.get("seed", 0), "int", name="seed", where="--seed"))
-    base, train_set, val_set = _open(run, train, val, chosen, key, task=task, target=target)
+    base, train_set, val_set = _open(run, train, val, chosen, key, task=task, target=target,
+                                     head_layer=_fitting(head_layer, card))
     registry.need(card, train_set.modality, where="--adapter")
     groups = np.asarray(train_set.labels) if train_set.targets is None else strata_of(train_set.targets)
     train_set = train_set.subset(nested_subsets(groups, [label_budget], key)[0])
@@ -124,7 +130,8 @@ def adapt(run: str | Path, *, train: str | Path | Dataset, val: str | Path | Dat
                 "fingerprint": train_set.fingerprint})
             changed = folder.write_provenance(collect({
                 "data": {"source": _name(train), "fingerprint": train_set.fingerprint,
-                         "samples": len(train_set)}, "initial_weights": base.reference, "notes": notes}))
+                         "samples": len(train_set), "license": stated(chosen["data"].get("data_license"))},
+                "initial_weights": base.origins or "random", "notes": notes}))
             if changed:
                 say(changed)
             folder.write_skipped([(s.id, s.reason) for s in [*train_set.skipped, *val_set.skipped]])
@@ -139,9 +146,13 @@ def adapt(run: str | Path, *, train: str | Path | Dataset, val: str | Path | Dat
                 "source": _name(train), "steps": training.steps})
             folder.write_json(RESULT, {
                 "adapter": card.name, "base": base.name, "labels": len(train_set), "val_samples": len(val_set),
-                "steps": training.steps, "scores": scores, "costs": {k: c.as_dict() for k, c in costs.items()},
+                "steps": training.steps, "scores": scores, "controls": _controls(train_set, val_set, spec),
+                "costs": {k: c.as_dict() for k, c in costs.items()},
                 "measured_batch": min(MEASURED, training.batch_size), "trainable": list(made.trainable()),
+                "delta_bytes": (folder.path / DELTA).stat().st_size, "class_names": train_set.class_names,
                 "notes": notes})
+            if report:
+                say(f"Report: {write_adapt_report(folder.path)}")
     return folder.path
 
 
@@ -161,7 +172,8 @@ def sort_settings(settings: dict[str, Any], adapter: str) -> dict[str, dict[str,
     """Hand each ``--set`` key to the one door it belongs to: data, backbone.*, adapter, views or training."""
     views = read_options(Path(_adapt_objective.__file__), "adapt_objective")
     doors: dict[str, list[Option]] = {
-        "data": [Option(name, "", value) for name, value in {**DATA_SETTINGS, **modality_options()}.items()],
+        "data": [Option(name, "", value) for name, value in {**DATA_SETTINGS, "data_license": None,
+                                                             **modality_options()}.items()],
         "adapter": registry.options(registry.find("adapter", adapter)),
         "views": views, "train": [Option(name, "", None) for name in WISHES]}
     names = {door: {o.name for o in options} - {"backbone", "task", "adapter", "data"}
@@ -193,12 +205,25 @@ def _take_head(adapter: Adapter, run: str | Path, class_names: Sequence[str]) ->
     adapter.head.load_state_dict(before.adapter.head.state_dict())
 
 
+def _fitting(head_layer: int, card: Card) -> int:
+    """The layer of the head, where the adapter reads the backbone's features and not what is inside it."""
+    if head_layer < 0:
+        raise UsageError(f"Layers of a head are counted from 1, not {head_layer}.", where="--head-layer")
+    if head_layer and not cast(type[Adapter], registry.load(card)).mergeable:
+        raise UsageError(f"{card.name} works beside the backbone and does not read its head.", where="--head-layer",
+                         fix="Use full, linear or an adapter that rewrites weights.")
+    return head_layer
+
+
 def _open(run: str | Path, train: str | Path | Dataset, val: str | Path | Dataset,
-          chosen: Mapping[str, Mapping[str, Any]], seed: int, *, task: str,
-          target: str | None) -> tuple[Base, Dataset, Dataset]:
+          chosen: Mapping[str, Mapping[str, Any]], seed: int, *, task: str, target: str | None,
+          head_layer: int) -> tuple[Base, Dataset, Dataset]:
     """Base and data, checked against each other before anything is trained."""
     data: dict[str, Any] = {**DATA_SETTINGS, **chosen["data"]}
-    base = open_run(run)
+    stated(data.pop("data_license", None))
+    base = open_run(run, head_layer)
+    if base is None and head_layer:
+        raise UsageError("A public model has no projection head of a run's.", where="--head-layer", fix="Leave it out.")
     if base is not None and chosen["backbone"]:
         raise UsageError("The backbone of a run cannot be changed.", where=f"--set backbone.{min(chosen['backbone'])}",
                          fix="Leave it out.")
@@ -293,12 +318,26 @@ def predict(adapter: Adapter, data: Dataset, spec: DataSpec, *, batch_size: int 
 
 def _score(adapter: Adapter, val: Dataset, spec: DataSpec, device: torch.device) -> dict[str, Any]:
     """Every metric on the validation samples, the main ones with intervals over samples."""
+    return _judged(predict(adapter, val, spec, device=device), val, spec)
+
+
+def _controls(train: Dataset, val: Dataset, spec: DataSpec) -> dict[str, Any]:
+    """What is reached without looking at a sample: the shares of the classes, or the mean, of the training labels."""
+    if train.targets is not None:
+        told = np.full(len(val), train.targets.mean())
+        return {"mean of the training targets": _judged(told, val, spec)["intervals"]}
+    y = np.asarray(train.labels)
+    shares = y.mean(0) if y.ndim == 2 else np.bincount(y, minlength=spec.num_classes) / len(y)
+    found = _judged(np.tile(shares, (len(val), 1)), val, spec)
+    return {"most frequent class" if y.ndim == 1 else "shares of the classes": found["intervals"]}
+
+
+def _judged(scores: np.ndarray, val: Dataset, spec: DataSpec) -> dict[str, Any]:
+    """Every metric of class scores (N, K), or of predicted numbers (N,), the main ones with intervals."""
     if val.targets is not None:
-        told = predict(adapter, val, spec, device=device)
-        return dict(plain({"values": score_numbers(told, val.targets), "intervals": _errors(told, val.targets)},
+        return dict(plain({"values": score_numbers(scores, val.targets), "intervals": _errors(scores, val.targets)},
                           finite=True))
     y, k = np.asarray(val.labels), spec.num_classes
-    scores = predict(adapter, val, spec, device=device)
     values = score_all(scores, y, k)
     intervals = score_intervals([scores], y, k)
     main = ["mean_average_precision"] if spec.multi_label else ["accuracy", "balanced_accuracy"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from osteon.backbones import Backbone
 from osteon.core import registry
 from osteon.core.errors import OsteonError, UsageError, nearest
+from osteon.core.licences import entry, stated
 from osteon.core.options import Option, coerce
 from osteon.core.options import settle as settle_options
 from osteon.core.provenance import collect
@@ -32,7 +33,8 @@ from osteon.verbs.pretrain import lasting
 
 #: settings of the verb itself and of the data that ``--set`` may change
 SETTINGS = [Option("limit", "int | None", None), Option("max_skipped", "float", 0.01),
-            Option("calibration", "int", 512), Option("control", "bool", True), Option("held_out", "float", 0.2)]
+            Option("data_license", "str | None", None), Option("calibration", "int", 512),
+            Option("control", "bool", True), Option("held_out", "float", 0.2)]
 RESULT = "compression.json"
 PROGRAM = "program.pt2"
 CONTROL = "random pruning (control)"
@@ -51,7 +53,8 @@ def compress(run: str | Path, *, data: str | Path, method: str, budget: str | Bu
         out: run folder; every other verb takes it, and ``program.pt2`` in it needs nothing but PyTorch.
         val: labelled source the features are scored on; by default a fifth of ``data``, if that has labels.
         settings: options of the method and of its training, and ``calibration`` (samples for statistics), ``control``
-            (false: no control), ``held_out`` (share of ``data`` to score on), ``limit``, ``max_skipped``.
+            (false: no control), ``held_out`` (share of ``data`` to score on), ``limit``, ``max_skipped``,
+            ``data_license`` (recorded).
         seed: key of everything random.
         progress: show what happens.
 
@@ -70,6 +73,7 @@ def compress(run: str | Path, *, data: str | Path, method: str, budget: str | Bu
     if trained.adapter is not None and not trained.adapter.mergeable:
         raise UsageError(f"{run} holds an adapter that works beside its backbone: there is no one network to compress.",
                          where=str(run), fix="Compress the run it was made from.")
+    stated(chosen["verb"]["data_license"])
     made: Compressor = registry.build("compressor", card.name, **chosen["compressor"])
     parts = _open(trained, data, val, chosen["verb"], seed)
     if trained.adapter is not None:
@@ -97,7 +101,7 @@ def compress(run: str | Path, *, data: str | Path, method: str, budget: str | Bu
         rows = [measure_row(name, network, parts.labelled, parts.test, trained.spec, seed)
                 for name, network in networks.items()]
         add_latencies(rows, list(networks.values()))
-        _store(folder, trained, result, card.name, chosen, wanted, parts, rows, notes)
+        _store(folder, run, trained, result, card.name, chosen, wanted, parts, rows, notes)
     return folder.path
 
 
@@ -190,8 +194,9 @@ def _control(trained: Trained, result: Backbone, made: Compressor, budget: Budge
         return None, [note]
 
 
-def _store(folder: RunFolder, trained: Trained, result: Backbone, method: str, chosen: Mapping[str, Any],
-           budget: Budget, parts: _Parts, rows: list[dict[str, Any]], notes: list[str]) -> None:
+def _store(folder: RunFolder, base: str | Path, trained: Trained, result: Backbone, method: str,
+           chosen: Mapping[str, Any], budget: Budget, parts: _Parts, rows: list[dict[str, Any]],
+           notes: list[str]) -> None:
     inherited = {k: v for k, v in trained.meta.items() if k not in ("backbone", "data", "adapter", "base")}
     step = {"method": method, "options": chosen["compressor"], "budget": str(budget)}
     save_trained(folder, result, trained.spec, {
@@ -199,7 +204,8 @@ def _store(folder: RunFolder, trained: Trained, result: Backbone, method: str, c
     write_program(folder.path / PROGRAM, result, result.channels, result.extent)
     folder.write_json("provenance.json", collect({
         "data": {"source": lasting(str(parts.train.source)), "fingerprint": parts.train.fingerprint,
-                 "samples": len(parts.train)}, "initial_weights": trained.name, "notes": notes}))
+                 "samples": len(parts.train), "license": stated(chosen["verb"]["data_license"])},
+        "initial_weights": [entry(base)], "notes": notes}))
     folder.write_skipped([(s.id, s.reason) for s in parts.train.skipped])
     folder.write_json(RESULT, {"method": method, "options": chosen["compressor"], "budget": str(budget), "rows": rows,
                                "val_samples": 0 if parts.test is None else len(parts.test), "notes": notes})

@@ -22,6 +22,7 @@ from osteon.data.leaks import TRANSDUCTIVE, transductive
 from osteon.modalities import find
 from osteon.parts.cells import by_names
 from osteon.parts.regression import R2
+from osteon.parts.surgery import apply_edits, edits_of
 from osteon.parts.types import DataSpec
 from osteon.report.compare_page import write_evaluation_report
 from osteon.verbs._alone import alone_in
@@ -36,7 +37,7 @@ from osteon.verbs._arms import (
     make_task,
 )
 from osteon.verbs._labelled import fitting, open_pair, spread_of
-from osteon.verbs._model import Trained, extract, load_trained
+from osteon.verbs._model import Trained, behind_head, extract, load_trained
 from osteon.verbs._networks import fresh, network_arms
 from osteon.verbs._pictures import collect_artefacts
 from osteon.verbs._verdict import judge
@@ -51,7 +52,8 @@ WHOLE = "fine_tune"
 def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test: str | Path,
              metrics: Sequence[str] = ("knn", "ncm", "linear_probe"), label_budget: Sequence[int | str] = ("all",),
              seeds: int = 3, scratch_steps: int | None = None, leaks: str = "error", task: str = "auto",
-             target: str | None = None, out: str | Path | None = None, progress: bool = True) -> dict[str, Any]:
+             target: str | None = None, head_layer: int = 0, out: str | Path | None = None,
+             progress: bool = True) -> dict[str, Any]:
     """Score one run, or several seeds of several recipes, beside raw inputs, the untrained network and scratch.
 
     Args:
@@ -69,6 +71,7 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
         task: ``classes``, ``regression`` (labels are numbers to be predicted), or ``auto``: regression where they are
             more than 20 distinct numbers, not all of them whole.
         target: column of the numbers to be predicted, in the place of labels.
+        head_layer: read features behind this layer of each run's projection head (SimCLRv2: 1); 0: before it.
         out: folder for ``evaluation.json`` and ``report.html``; by default the (first) run's own.
         progress: tell what goes on.
 
@@ -82,6 +85,8 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     say = _speaker(progress)
     runs = [Path(r) for r in ([run] if isinstance(run, str | Path) else run)]
     models = [load_trained(r) for r in runs]
+    for model, path in zip(models, runs, strict=True):
+        behind_head(path, model, head_layer)
     if leaks not in LEAKS:
         raise UsageError(f"'{leaks}' is no way to treat leaks.", where="--leaks", fix=f"Use {', '.join(LEAKS)}.")
     train_set, test_set = open_pair(train, test, models[0].spec, task, target)
@@ -89,6 +94,8 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     test_set, found = check_leaks(models, train_set, test_set, leaks)
     notes += found
     flips = [m.meta.get("objective", {}).get("options", {}).get("flip") is not False for m in models]
+    if head_layer:
+        notes.append(f"features are read behind layer {head_layer} of the projection head; the controls have none")
     judged = make_task(train_set, test_set, [_budget(b) for b in label_budget], seeds, flip=all(flips))
     readers, left = fitting(readers, judged, whole=WHOLE in _listed(metrics) and scratch_steps != 0)
     notes += left
@@ -201,6 +208,7 @@ def _reloader(group: Sequence[Trained]) -> Callable[[int], tuple[Backbone, DataS
     def make(seed: int) -> tuple[Backbone, DataSpec]:
         model = group[seed % len(group)]
         copy = fresh(model.backbone, seed)
+        apply_edits(copy, edits_of(model.backbone))
         copy.load_state_dict(model.backbone.state_dict())
         return copy, model.spec
 

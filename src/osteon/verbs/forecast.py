@@ -79,7 +79,7 @@ def forecast(run: str | Path, *, source: str | Path, horizon: int = 96, context:
     arms += [ridge_arm(f"{name} + ridge", "pretrained", [ours], task),
              ridge_arm(f"{name} and context + ridge", "pretrained", [ours], task, beside=True)]
     method = load_head(run, model)
-    if method is not None:
+    if hasattr(method, "forecast"):
         say(f"{name}: its own head")
         arms.append(naive_arm(f"{name} head", Direct(method, model.spec.channels == 1, horizon), task,
                               "pretrained"))

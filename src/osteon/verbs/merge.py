@@ -16,6 +16,7 @@ from torch import Tensor
 
 from osteon.core import registry
 from osteon.core.errors import UsageError
+from osteon.core.licences import differing, entry, together
 from osteon.core.plain import plain
 from osteon.core.provenance import collect
 from osteon.core.run import RunFolder
@@ -75,13 +76,15 @@ def merge(runs: Sequence[str | Path], *, method: str, out: str | Path, base: str
             notes += merger.prepare(models)
             tensor, more = _with_statistics(lambda name: merger.tensor(name, models), models, data, merger.statistics)
             scores = {} if models.judge is None else _scores(models, tensor)
-            notes += [*more, *_gain(scores)]
+            read = [] if start is None or "base" not in merger.needs else [start.path.parent]
+            origins = [entry(r) for r in [*runs, *read]]
+            notes += [*more, *_gain(scores), *differing(origins)]
             for note in notes:
                 say(note)
             config = {"merged": [str(Path(r).resolve()) for r in runs], "method": card.name,
                       "method_options": dict(settings or {}), "base": None if start is None else str(start.path.parent),
                       "val": _text(val), "train_source": _text(train), "data_source": _text(data), "seed": seed}
-            _write(folder, config, models, tensor, card.name, notes, scores)
+            _write(folder, config, models, tensor, card.name, notes, scores, origins)
     return folder.path
 
 
@@ -175,7 +178,7 @@ def _gain(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _write(folder: RunFolder, config: dict[str, Any], models: Models, tensor: Weights, method: str, notes: list[str],
-           scores: Mapping[str, Any]) -> None:
+           scores: Mapping[str, Any], origins: Sequence[Mapping[str, Any]]) -> None:
     """Fill the run folder."""
     first = models.members[0]
     file = DELTA if first.meta.get("adapter") else "model.safetensors"
@@ -188,7 +191,8 @@ def _write(folder: RunFolder, config: dict[str, Any], models: Models, tensor: We
     folder.create_or_resume(config)
     write_stream(folder.path / file, first, tensor, plain(meta))
     folder.write_json("provenance.json", collect({
-        "data": {"sources": sources}, "initial_weights": config["merged"], "base": config["base"], "notes": notes}))
+        "data": {"sources": sources, "license": together(str(o["data_license"]) for o in origins)},
+        "initial_weights": origins, "base": config["base"], "notes": notes}))
     folder.write_json(RESULT, {"method": method, "members": [m.label for m in models.members], "scores": scores,
                                "notes": notes})
 

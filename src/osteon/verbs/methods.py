@@ -108,6 +108,8 @@ def page(card: Card) -> RenderableType:
             view.add_row(o.name, Text(o.type), Text("required" if o.required else str(o.default)), Text(o.doc))
         parts += [Text(""), view, Text(f"Turn it on with: {card.switch}" if card.switch else
                                        f"Set one with: --set {options[0].name}=VALUE", style="dim")]
+    elif card.switch:
+        parts += [Text(""), Text(card.switch, style="dim")]
     return Group(*parts)
 
 

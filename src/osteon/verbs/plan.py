@@ -12,6 +12,7 @@ from osteon.data.mixture import open_mixed
 from osteon.verbs._plan_data import check_data
 from osteon.verbs._plan_memory import largest_batch, read_memory
 from osteon.verbs._plan_probe import Probe, free_memory, probe
+from osteon.verbs._pretrain_settings import opening
 from osteon.verbs.pretrain import speaker
 
 #: steps of the main probe
@@ -71,7 +72,7 @@ def plan(source: str | Path, *, objective: str | None = None, backbone: str | No
     say(f"probing {PROBE_STEPS} steps")
     found = probe(arguments, steps=PROBE_STEPS)
     say("looking at the data")
-    data, warnings = check_data(open_mixed(found.config["source"], **found.config["data"]))
+    data, warnings = check_data(open_mixed(found.config["source"], **opening(found.config["data"])))
     result: dict[str, Any] = {
         "data": data, "run": {k: found.config[k] for k in ("source", "objective", "backbone", "init", "train")}
         | found.facts, "time": _time(found), "memory": _memory(found, limit, whose), "flop": _flop(found),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.core.card import Card
 from osteon.core.errors import MonitorStop, UsageError
+from osteon.core.licences import entry, stated
 from osteon.core.options import coerce, settle
 from osteon.core.plain import plain
 from osteon.core.provenance import collect
@@ -39,7 +40,7 @@ from osteon.train.settings import TrainSettings, check_seed, resolve_settings
 from osteon.verbs._guard import make_guard, settle_continuation
 from osteon.verbs._model import extract, is_ours, load_trained, save_head, save_trained
 from osteon.verbs._pictures import collect_artefacts, write_arrays
-from osteon.verbs._pretrain_settings import ARGUMENTS, DATA_SETTINGS, merge_config, sort_settings
+from osteon.verbs._pretrain_settings import ARGUMENTS, DATA_SETTINGS, merge_config, opening, sort_settings
 from osteon.verbs._weights import from_file
 
 
@@ -95,9 +96,8 @@ def pretrain(source: str | Path, *, objective: str | None = None, backbone: str 
             run.create_or_resume(made.config)
             changed = run.write_provenance(collect({
                 "data": {"source": made.config["source"], "fingerprint": made.dataset.fingerprint,
-                         "samples": len(made.dataset)},
-                "initial_weights": made.method.backbone.origin or made.config["init"] or "random",
-                "notes": made.notes}))
+                         "samples": len(made.dataset), "license": stated(made.config["data"].get("data_license"))},
+                "initial_weights": made.origins or "random", "notes": made.notes}))
             if changed:
                 say(changed)
             run.write_skipped([(s.id, s.reason) for s in made.dataset.skipped])
@@ -129,6 +129,7 @@ class Prepared:
         options: of the objective, as asked for.
         guard: of continued pre-training.
         low_rank: rank of the trained change; 0: all weights train.
+        origins: where the initial weights come from, with their licences; empty: they are random.
     """
 
     card: Card
@@ -141,6 +142,7 @@ class Prepared:
     options: dict[str, Any]
     guard: Guard | None = None
     low_rank: int = 0
+    origins: list[dict[str, Any]] = field(default_factory=list)
 
     def exported(self) -> Backbone:
         """The network the run leaves, low-rank changes folded in."""
@@ -164,7 +166,8 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
     for key in chosen["data"].keys() & {"mix", "upsample"}:
         shares = read_shares(chosen["data"][key], key)
         chosen["data"][key] = {lasting(name): float(share) for name, share in shares.items()}
-    dataset = open_mixed(wishes["source"], **{**DATA_SETTINGS, **chosen["data"]})
+    stated(chosen["data"].get("data_license"))
+    dataset = open_mixed(wishes["source"], **opening(chosen["data"]))
     for note in dataset.notes:
         say(note)
     card = registry.find("objective", wishes["objective"])
@@ -179,6 +182,7 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
     sides = cast(type[Objective], registry.load(card)).seen(dataset.spec.extent, asked)
     network, before = _backbone(wishes["backbone"], wishes["init"], card.backbones, dataset, sides, chosen["backbone"],
                                 say)
+    origins = [network.origin] if network.origin else [] if wishes["init"] is None else [entry(wishes["init"])]
     spec = dataset.spec if before is None else replace(dataset.spec, mean=before.mean, std=before.std)
     if going_on["low_rank"]:
         layers, trained = train_low_rank(network, going_on["low_rank"])
@@ -200,7 +204,7 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
     resolved = _resolved(wishes, network, chosen, card, training, dataset)
     made = Prepared(card, dataset, method, training, spec, resolved,
                     [*dataset.notes, *network.notes, *method.notes, *notes], chosen["objective"],
-                    low_rank=going_on["low_rank"])
+                    low_rank=going_on["low_rank"], origins=origins)
     if wishes["init"] is not None:
         where = None if wishes["guard"] is None else str(wishes["guard"])
         made.config["continue"] = {**going_on, "guard_source": None if where is None else lasting(where)}
