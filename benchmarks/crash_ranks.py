@@ -83,7 +83,7 @@ def change_ranks(folder: Path, data: Path) -> list[str]:
 def torchrun(folder: Path, data: Path, number: signal.Signals) -> tuple[list[str], float]:
     """Kill or stop one rank under torchrun, with default waiting: what went wrong, and the seconds until all had ended.
 
-    The run is told to save its state often; what the two ranks leave must be complete, and no process may stay behind.
+    There must be a complete checkpoint, and no process may stay behind.
     """
     case = next(c for c in CASES if c.ranks == 2)
     trial = Trial(case, folder / f"torchrun-{number.name}", data, None)

@@ -57,9 +57,8 @@ def caught(name: str, file: Path, source: str, test: Path) -> bool:
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         sys.meta_path.insert(0, _Planted(name, file, source))
-        if name in sys.modules:  # this program itself reads data: let the tests import it anew
-            for known in [known for known in sys.modules if known.split(".")[0] == "osteon"]:
-                del sys.modules[known]
+        for loaded in [key for key in sys.modules if key.split(".")[0] == "osteon"]:
+            del sys.modules[loaded]  # what keeps the journal has imported some of it as it is
         sys.dont_write_bytecode = True
         import pytest
 

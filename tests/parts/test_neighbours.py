@@ -51,16 +51,19 @@ def rows_of_length_one(count: int, width: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("few", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", ["apart", "crowded", "copies", "long"])
+@pytest.mark.parametrize("kind", ["apart", "near", "crowded", "packed", "handful", "copies", "long"])
 def test_few_digits_change_nothing(few: torch.dtype, kind: str) -> None:
     """Whatever it is screened in, the same neighbours and the same similarities, bit for bit."""
     store, query = rows_of_length_one(1500, 64, 0), rows_of_length_one(40, 64, 1)
-    if kind == "crowded":  # bf16 cannot tell any two of them apart
-        store, query = (F.normalize(x * 1e-3 + store[:1], dim=1) for x in (store, query))
+    spread = {"near": 3e-2, "crowded": 1e-3, "packed": 1e-4, "handful": 1e-4}.get(kind)
+    if spread:  # few digits cannot tell any two of them apart; nor, packed, can float32
+        store, query = (F.normalize(x * spread + store[:1], dim=1) for x in (store, query))
+    if kind == "handful":  # every row is a candidate
+        store = store[:60]
     elif kind == "copies":  # more equals than candidates
         store = store[:3].repeat(500, 1)
     elif kind == "long":  # beyond what float16 holds
-        store = store * 1e4
+        store = store * 1e6
     found = nearest(query, store, 5, screen=few, store_block=400)
     wanted = nearest(query, store, 5, screen=torch.float32)
     exact = (query.double() @ store.double().T).float().sort(dim=1, descending=True, stable=True)

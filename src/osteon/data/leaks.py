@@ -93,19 +93,20 @@ TRANSDUCTIVE = ("leak check: samples are nodes of one graph, all of which is see
 
 
 def _find_near(a: Dataset, b: Dataset, done: np.ndarray, found: Duplicates) -> None:
-    first, flat_a = _thumbnails(a)
-    second, flat_b = _thumbnails(b)
+    second, flat_b = _thumbnails(b, 0, len(b))
     second[done] = 0.0  # identical copies are known already
-    if flat_a.any() or (flat_b & ~done).any():
-        found.notes.append(f"duplicates: {int(flat_a.sum())} + {int((flat_b & ~done).sum())} images are almost blank; "
-                           "only exact copies of them are found")
     best: dict[int, tuple[float, int]] = {}
-    for start in range(0, len(a), 8 * _BLOCK):
-        part = first[start:start + 8 * _BLOCK]
+    blank = 0
+    for start in range(0, len(a), 8 * _BLOCK):  # of the first, which may be large, a block at a time
+        part, flat = _thumbnails(a, start, min(len(a), start + 8 * _BLOCK))
+        blank += int(flat.sum())
         for low in range(0, len(b), _BLOCK):
             rows, columns = np.nonzero(part @ second[low:low + _BLOCK].T >= LIKE)
             if len(rows):
                 _verify(a, b, rows + start, columns + low, best)
+    if blank or (flat_b & ~done).any():
+        found.notes.append(f"duplicates: {blank} + {int((flat_b & ~done).sum())} images are almost blank; "
+                           "only exact copies of them are found")
     found.near = [(a.ids[i], b.ids[j]) for j, (_, i) in sorted(best.items())]
 
 
@@ -124,12 +125,13 @@ def _verify(a: Dataset, b: Dataset, rows: np.ndarray, columns: np.ndarray, best:
                 best[int(j)] = (float(score), int(i))
 
 
-def _thumbnails(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """((N, 256) float32 without mean and of length 1, zero where blank; (N,) bool which are blank)."""
-    out = np.empty((len(data), COARSE * COARSE), np.float32)
-    for start in range(0, len(data), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(data)))
-        out[rows] = _grey(data, rows, COARSE).reshape(len(rows), -1)
+def _thumbnails(data: Dataset, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of images ``begin`` to ``end``: ((N, 256) float32 without mean and of length 1, zero where blank; (N,) bool which
+    are blank)."""
+    out = np.empty((end - begin, COARSE * COARSE), np.float32)
+    for start in range(begin, end, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, end))
+        out[rows - begin] = _grey(data, rows, COARSE).reshape(len(rows), -1)
     out -= out.mean(1, keepdims=True)
     length = np.linalg.norm(out, axis=1, keepdims=True)
     span = 1.0 if data.spec.scale > 1 else max(1e-12, 4 * float(np.mean(data.spec.std)))  # floats have no known range

@@ -148,8 +148,7 @@ class _Search:
         sure = values[:, -1] > unseen if want < available else torch.ones_like(lost, dtype=torch.bool)
         if rows.shape[1] < want and chosen.values.shape[1] < want:
             sure &= values[:, -1] > chosen.values[:, -1] + 2 * sums
-        # Beyond what float16 holds nothing was compared; a screened similarity that is no number decides nothing.
-        return values, rows, sure & torch.isfinite(best_v).all(1)
+        return values, rows, sure  # beyond what float16 holds, rows lose infinitely much and nothing is sure
 
     def _meet(self, q: Tensor, s: Tensor, first: int, want: int, best_v: Tensor, best_i: Tensor
               ) -> tuple[Tensor, Tensor]:
