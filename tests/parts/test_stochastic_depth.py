@@ -261,8 +261,8 @@ def test_timm_has_no_such_network(tmp_path):
     from osteon.verbs._export_timm import timm_form
 
     with pytest.raises(UsageError, match="scaled at test time"):
-        timm_form(make().backbone)
-    assert timm_form(make(drop_mode="row").backbone)[0].startswith("vit")
+        timm_form(make().backbone, DIGITS.spec)
+    assert timm_form(make(drop_mode="row").backbone, DIGITS.spec)[0].startswith("vit")
 
 
 def test_the_card_says_how_to_turn_it_on():

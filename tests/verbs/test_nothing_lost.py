@@ -293,7 +293,8 @@ SIMPLE = {"evaluate": ("RUN", "--train", "x", "--test", "x", "--out", "OUT"), "e
           "forecast": ("RUN", "x", "--out", "OUT"), "bandit": ("--out", "OUT"), "prior": ("--out", "OUT"),
           "export": ("RUN", "--out", "OUT"), "continual": ("RUN", "--train", "x", "--test", "x", "--out", "OUT"),
           "incontext": ("x", "--train", "x", "--test", "x", "--out", "OUT"),
-          "staged": ("x", "--stages", "mae:1,mae:1", "--out", "OUT")}
+          "staged": ("x", "--stages", "mae:1,mae:1", "--out", "OUT"),
+          "selftrain": ("RUN", "--train", "x", "--pool", "x", "--test", "x", "--out", "OUT")}
 #: verbs that are refused once their input is read
 FULL = {"pretrain": (*RUN[1:], "--out", "OUT"),
         "adapt": ("RUN", "--train", "digits:train", "--val", "digits:test", "--adapter", "linear", "--out", "OUT"),
