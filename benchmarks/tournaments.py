@@ -33,7 +33,7 @@ def images(folder: Path) -> tuple[str, dict[str, Any]]:
     cifar = DATA / "cifar10"
     return "5,000 CIFAR-10 photographs, few labels", {
         "source": str(cifar / "train.parquet"), "train": str(cifar / "train.parquet"),
-        "test": str(cifar / "test.parquet"), "recipes": "auto", "budget": "1.2e13flop",
+        "test": str(cifar / "test.parquet"), "recipes": "auto", "budget": "5e12flop",
         "label_budget": (100, 1000), "settings": {"limit": 5000, "batch_size": 64}, "trials": 2, "finalists": 3,
         "leaks": "drop"}
 
