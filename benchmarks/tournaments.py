@@ -34,7 +34,8 @@ def images(folder: Path) -> tuple[str, dict[str, Any]]:
     """5,000 CIFAR-10 photographs, without labels to learn from and with few to be read by; 2,000 to test on."""
     for part, count in (("train", 5000), ("test", 2000)):
         data = open_source(DATA / "cifar10" / f"{part}.parquet", limit=count)
-        np.savez(folder / f"{part}.npz", image=np.asarray(data.images).transpose(0, 2, 3, 1), label=np.asarray(data.labels))
+        pictures = np.asarray(data.images).transpose(0, 2, 3, 1)
+        np.savez(folder / f"{part}.npz", image=pictures, label=np.asarray(data.labels))
     return "5,000 CIFAR-10 photographs, few labels", {
         "source": str(folder / "train.npz"), "train": str(folder / "train.npz"), "test": str(folder / "test.npz"),
         "recipes": "auto", "budget": "5e12flop", "label_budget": (100, 1000), "settings": {"batch_size": 64},
