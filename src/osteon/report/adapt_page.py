@@ -91,9 +91,10 @@ def _scores(report: Report, name: str, found: Mapping[str, Any]) -> None:
     for metric, s in intervals.items():
         if metric in _ERRORS:
             continue
-        arms = [Arm(name, "recipe", s["value"], s["low"], s["high"], f"{number(found.get('labels'))} labels"),
-                *(Arm(other, "control", c[metric]["value"], c[metric]["low"], c[metric]["high"], "reads no samples")
-                  for other, c in controls.items() if metric in c)]
+        label = f"{number(found.get('labels'))} labels"
+        arms = [_arm(name, "recipe", metric, s, label),
+                *(_arm(other, "control", metric, c[metric], "reads no samples") for other, c in controls.items()
+                  if metric in c)]
         report.leaderboard(words(metric), arms, metric=words(metric), in_percent=metric not in _PLAIN)
     values = dict(scores.get("values") or {})
     none = {"low": None, "high": None}
@@ -105,6 +106,13 @@ def _scores(report: Report, name: str, found: Mapping[str, Any]) -> None:
         classes: Sequence[Any] = found.get("class_names") or range(len(recall))
         report.table("Every class", ["Class", "Recall", "Validation samples"], [
             [str(c), percent(r), n] for c, r, n in zip(classes, recall, support, strict=False)])
+
+
+def _arm(name: str, kind: str, metric: str, s: Mapping[str, float], note: str) -> Arm:
+    """One line of a leaderboard; scores that may be near 0 are as long as others."""
+    ends = [s[key] for key in ("value", "low", "high")]
+    value, low, high = (round(e, 3) if metric in _PLAIN and known(e) else e for e in ends)
+    return Arm(name, kind, value, low, high, note)
 
 
 def _table(report: Report, name: str, found: Mapping[str, Any], costs: Mapping[str, Any]) -> None:
