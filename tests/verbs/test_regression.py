@@ -162,6 +162,8 @@ def test_adapters_predict_numbers_and_keep_their_scale(places, tmp_path, adapter
                 steps=60 if adapter == "full" else 2, lr=1e-2 if adapter == "full" else None, batch_size=32,
                 label_budget=150, progress=False, settings={"augment": "none", "precision": "32"})
     found = json.loads((out / "adaptation.json").read_text())
+    blind = found["controls"]["mean of the training targets"]["r2"]["value"]
+    assert blind <= 1e-9 and "mean of the training targets" in (out / "report.html").read_text(encoding="utf-8")
     trained, val = load_adapted(out), open_source(places["test"])
     train = open_source(places["train"])
     assert trained.spec.target is not None and trained.spec.outputs == 1
