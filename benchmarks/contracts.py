@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.journal import Journal, mark
+from benchmarks.journal import Journal, mark, needed
 
 ROOT = Path(__file__).parents[1]
 STEPS, MORE, BATCH, STORE, ASKED = 300, 1500, 32, 1000, 2000
@@ -89,22 +89,27 @@ def line(row: dict[str, Any]) -> str:
 def main(names: list[str]) -> int:
     """Hold every objective (or those named) to the contract; write docs/evidence/contracts.md.
 
-    What is done is kept in ``contracts.jsonl`` of the cache folder by the fingerprint of the package's sources, so
-    that a run that was cut off goes on.
+    What is done is kept in ``contracts.jsonl`` of the cache folder by the fingerprint of the sources that the
+    objective's own file and the loop need, so that a run that was cut off goes on.
     """
     from osteon.core import registry
 
     jobs = [(c.name, kind) for c in registry.cards(kind="objective") if registry.fits(c, "image")
-            for kind in c.backbones if not names or c.name in names]
+            for kind in c.backbones if kind in NETWORKS and (not names or c.name in names)]
     os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
-    journal, of = Journal("contracts"), mark(sorted((ROOT / "src").rglob("*.py")))
+    package = ROOT / "src" / "osteon"
+    common = [f for name in ("train/loop", "train/monitors", "backbones/resnet", "backbones/vit")
+              for f in needed(package / f"{name}.py", package)]
+    marks = {name: mark(sorted({*common, *needed(Path(registry.find("objective", name).file), package)}))
+             for name in {name for name, _ in jobs}}
+    journal = Journal("contracts")
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"),
                              max_workers=len(os.sched_getaffinity(0))) as pool:
-        waiting = {pool.submit(hold, job): job for job in jobs if journal.get("/".join(job), of) is None}
+        waiting = {pool.submit(hold, job): job for job in jobs if journal.get("/".join(job), marks[job[0]]) is None}
         for done in as_completed(waiting):
-            journal.put("/".join(waiting[done]), of, done.result())
+            journal.put("/".join(waiting[done]), marks[waiting[done][0]], done.result())
             print("\n".join(map(line, done.result())), flush=True)
-    known: dict[tuple[str, str], Any] = {job: journal.get("/".join(job), of) for job in jobs}
+    known: dict[tuple[str, str], Any] = {job: journal.get("/".join(job), marks[job[0]]) for job in jobs}
     rows = [known[job] for job in jobs]
     failed = [a for a in rows if not a[-1]["holds"]]
     longer = sum(len(a) > 1 and a[-1]["holds"] for a in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Iterable
@@ -15,6 +16,32 @@ def mark(files: Iterable[Path]) -> str:
     """Fingerprint of the content of some files."""
     content = [path.read_bytes() for path in files]
     return hashlib.blake2b(b"".join(len(c).to_bytes(8, "big") + c for c in content), digest_size=8).hexdigest()
+
+
+def needed(file: Path, package: Path) -> list[Path]:
+    """A module of a package and all that it imports from it, directly or not, at its head or in a function.
+
+    Args:
+        file: the module's file.
+        package: folder of the package.
+    """
+    found, left = set(), [file]
+    while left:
+        file = left.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = ([a.name for a in node.names] if isinstance(node, ast.Import) else
+                     [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else [])
+            for name in names:
+                parts = name.split(".")
+                if parts[0] != package.name:
+                    continue
+                for end in range(2, len(parts) + 1):  # importing a.b.c runs a.b and a.b.c; a imports nothing by itself
+                    place = package.joinpath(*parts[1:end])
+                    left += [f for f in (place / "__init__.py", place.with_suffix(".py")) if f.is_file()]
+    return sorted(found)
 
 
 class Journal:
