@@ -111,7 +111,7 @@ def page(plan: Plan, lines: Sequence[str]) -> str:
         "bytes, the optimiser's bytes and the time of a step are shares of full fine-tuning in per cent.", "",
         "| adapter | accuracy | seeds | trainable | bytes of the delta | kept | optimiser | time |",
         "|---|---|---|---|---|---|---|---|", *lines, "",
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}", ""])
+        f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}", ""])
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def page(plan: Plan, lines: Sequence[str]) -> str:
         *(__doc__ or "").strip().splitlines()[2:], "", plan.say(), "",
         "| network | parameters | FLOPs | file | kept activations | ms at 1 | ms at 64 | k-NN | linear probe |",
         "|---|---|---|---|---|---|---|---|---|", *lines, "",
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}.", ""])
+        f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}.", ""])
 
 
 if __name__ == "__main__":
