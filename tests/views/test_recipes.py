@@ -42,6 +42,16 @@ def same(a: list[View], b: list[View], rows: list[int], atol: float = 0.0) -> bo
 COUNTS = {"none": 1, "crop_flip": 1, "simclr": 2, "byol": 2, "multicrop": 8, "supervised": 1}
 
 
+def test_torch_operations_compute_in_float32_under_autocast_too(monkeypatch):
+    monkeypatch.setattr("osteon.views.kernel.takes", lambda _images: False)
+    made = make_views("simclr", spec(size=24), size=16)
+    plain = made(images(size=24), draws())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = made(images(size=24), draws())
+    assert all(torch.equal(a.x, b.x) for a, b in zip(plain, inside, strict=True))
+
+
+
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 @pytest.mark.parametrize("channels,size", [(3, 32), (3, 40), (1, 8), (5, 12)])
 def test_every_recipe_repeats_and_is_its_own_row(recipe: str, channels: int, size: int) -> None:

@@ -46,6 +46,15 @@ def test_a_crop_shows_the_stretch_it_says_on_every_side():
         torch.testing.assert_close(got[:, 2:-2, 0], want[:, 2:-2], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("spec", [VOLUME, VIDEO])
+def test_views_are_computed_in_float32_under_autocast_too(spec):
+    made, x = make_views("simclr", spec), noise(spec, 8)
+    plain = made(x, draws(8))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = made(x, draws(8))
+    assert all(torch.equal(a.x, b.x) for a, b in zip(plain, inside, strict=True))
+
+
 def test_a_smaller_crop_equals_trilinear_interpolation_by_hand():
     x = noise(ZERO, 1)
     edges = torch.tensor([[[0.25, 0.75], [0.2, 0.6], [0.0, 0.5]]])  # cells 2-6, 2-6, 0-6

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor
 
 from osteon.core.errors import UsageError, nearest
@@ -62,7 +63,8 @@ class Views:
             draws: where training stands; view i is drawn from ``draws.fork(f"view{i}")``.
 
         Returns:
-            One view a plan: normalised float32 with geometry; ``params`` holds what was drawn where the recipe has
+            One view a plan: normalised float32 with geometry, computed in float32 under autocast too, whose short
+            products would move values by several levels of 255; ``params`` holds what was drawn where the recipe has
             that part: ``jitter``, ``grey``, ``solarise`` (B,) bool, ``blur`` (B,) sigma or 0, ``jitter_factor``,
             ``jitter_order`` (B, 4), ``randaugment_op``, ``randaugment_level``.
         """
@@ -70,8 +72,9 @@ class Views:
             raise UsageError(f"{len(images)} images came with draws for {len(draws.rows)} rows.", where="views",
                              fix="Give the draws of exactly these rows: draws.at(rows).")
         batch = Stored(images, self.spec)
-        return [_picture(batch, plan, draws.fork(f"view{i}")) if isinstance(plan, Plan)
-                else plan.view(batch.unit, self.spec, draws.fork(f"view{i}")) for i, plan in enumerate(self.plans)]
+        with torch.autocast(images.device.type, enabled=False):
+            return [_picture(batch, plan, draws.fork(f"view{i}")) if isinstance(plan, Plan)
+                    else plan.view(batch.unit, self.spec, draws.fork(f"view{i}")) for i, plan in enumerate(self.plans)]
 
 
 def _picture(batch: Stored, plan: Plan, draws: Draws) -> View:
