@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from benchmarks import adapters, compressors
 from benchmarks.base import read, work
-from benchmarks.journal import Journal
+from benchmarks.journal import Journal, needed
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +45,14 @@ def test_rows_hold_what_was_measured():
              "latency_64_ms": 2.0, "scores": score} for name, p in (("original", 100), ("pela", 50), ("control", 49))]
     names = [line.split(" | ")[0] for line in compressors.table({"pela": [rows, rows], "trp": [rows[:2], rows[:2]]})]
     assert names == ["| original", "| pela", "| control, as pela", "| pela, as trp"]
+
+
+def test_what_a_module_needs_is_followed_through_heads_functions_and_parents(tmp_path):
+    package = tmp_path / "pack"
+    for name, text in {"__init__": "import pack.unused", "unused": "", "a": "from pack.sub import b, constant\n",
+                       "sub/__init__": "from pack import head", "sub/b": "def f():\n    import pack.c\n", "c": "",
+                       "head": "from pack.a import g", "lonely": "import pack.a"}.items():
+        (package / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        (package / f"{name}.py").write_text(text, encoding="utf-8")
+    found = {str(path.relative_to(package)) for path in needed(package / "a.py", package)}
+    assert found == {"a.py", "sub/__init__.py", "sub/b.py", "c.py", "head.py"}
