@@ -3,8 +3,9 @@
 One backbone, pre-trained without labels on 20,000 images, compressed by every registered compressor with its default
 options, on 10,000 training images (ssld reads the labels of 512 of them, no other method any); k-NN and linear probe
 with those images, on the 10,000 test images, with 95 % intervals over seeds and images. Controls: the original, and
-random structured pruning to the same cost, trained as long. Latencies are medians on this machine, the networks of a
-comparison taking turns. Results are kept as they come, so that the table can be made in pieces.
+random structured pruning to the same cost, trained as long. Latencies, of batches of 1 and of 64, are shares of the
+original's in the same comparison, whose networks took turns; the median over seeds. Results are kept as they come, so
+that the table can be made in pieces.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -45,15 +47,17 @@ def measure(base: Path, name: str, seed: int, steps: int) -> list[dict[str, Any]
     return found
 
 
-def line(label: str, rows: list[dict[str, Any]], first: dict[str, Any]) -> str:
-    """One row of the table: costs of the first seed; the mean over seeds of each accuracy.
+def line(label: str, rows: list[dict[str, Any]], originals: list[dict[str, Any]]) -> str:
+    """One row of the table: costs of the first seed; the mean over seeds of each accuracy, beside each seed's original.
 
     The interval is the wider of the one over seeds and the mean of those over test images.
     """
-    row = rows[0]
+    row, first = rows[0], originals[0]
     cells = [label, *(f"{amount(unit, row[key])} ({100 * row[key] / first[key]:.0f} %)" for key, unit in (
         ("params", "params"), ("flops", "flops"), ("bytes", "bytes"), ("saved_bytes", "bytes")))]
-    cells += [f"{row['latency_1_ms']:.2f}", f"{row['latency_64_ms']:.0f}"]
+    for key in ("latency_1_ms", "latency_64_ms"):
+        share = median(r[key] / o[key] for r, o in zip(rows, originals, strict=True))
+        cells.append(f"{100 * share:.0f} %")
     for reader in row["scores"]:
         values = [r["scores"][reader]["value"] for r in rows]
         mean, n = sum(values) / len(values), len(values)
@@ -69,12 +73,13 @@ def table(tables: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
     lines: list[str] = []
     for method, found in tables.items():
         named = [{row["name"]: row for row in rows} for rows in found]
-        first = found[0][0]
         if not lines:
-            lines.append(line("original", [n["original"] for n in named], first))
+            originals = [n["original"] for n in named]
+            lines.append(line("original", originals, originals))
         for name in list(named[0])[1:]:
             label = method if name == method else f"{name}, as {method}"
-            lines.append(line(label, [n[name] for n in named if name in n], first))
+            there = [n for n in named if name in n]
+            lines.append(line(label, [n[name] for n in there], [n["original"] for n in there]))
     return lines
 
 
@@ -103,7 +108,7 @@ def page(plan: Plan, lines: Sequence[str]) -> str:
     return "\n".join([
         "# Compressors on CIFAR-10", "", "Regenerate with `python -m benchmarks.compressors`.", "",
         *(__doc__ or "").strip().splitlines()[2:], "", plan.say(), "",
-        "| network | parameters | FLOPs | file | kept activations | ms at 1 | ms at 64 | k-NN | linear probe |",
+        "| network | parameters | FLOPs | file | kept activations | time at 1 | time at 64 | k-NN | linear probe |",
         "|---|---|---|---|---|---|---|---|---|", *lines, "",
         f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}.", ""])
 

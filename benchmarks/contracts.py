@@ -23,7 +23,7 @@ from benchmarks.journal import Journal, mark, needed
 
 ROOT = Path(__file__).parents[1]
 STEPS, MORE, BATCH, STORE, ASKED = 300, 1500, 32, 1000, 2000
-#: kind -> network and its options; 16 tokens an image, so that the whole takes an hour and a half of one core
+#: kind -> network and its options; 16 tokens an image, so that the whole takes some 35 minutes of one core
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {"tokens": ("vit_mini", {"patch": 8}), "maps": ("resnet_tiny", {})}
 
 
