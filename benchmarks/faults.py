@@ -25,7 +25,7 @@ from benchmarks.journal import Journal, mark
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("objectives", "adapters", "backbones", "evaluators", "parts", "train", "views", "selectors", "mergers",
-         "compressors", "data", "report", "core")
+         "compressors", "data", "report", "core", "verbs")
 
 
 class _Planted(importlib.abc.MetaPathFinder, importlib.abc.Loader):

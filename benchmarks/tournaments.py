@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,17 @@ def series(folder: Path) -> tuple[str, dict[str, Any]]:
         "finalists": 3, "settings": {"backbone.patch": 4, "batch_size": 64}}
 
 
+def forecasts(folder: Path) -> tuple[str, dict[str, Any]]:
+    """ETTh1: an electricity transformer's oil temperature and six loads by the hour, in the split of the literature."""
+    network = {"backbone.patch": 8, "backbone.dim": 64, "backbone.depth": 4, "backbone.heads": 4}
+    names = ("simclr", "vicreg", "byol", "mae", "simmim", "future_summary", "forecast")
+    return "forecasts of ETTh1, 96 hours ahead", {
+        "source": str(DATA / "ett" / "ETTh1.csv"), "task": "forecast", "horizon": 96, "context": 96,
+        "recipes": [replace(r, settings=network) for r in small(*names)], "budget": "1.5e12flop", "trials": 1,
+        "finalists": 3,
+        "settings": {"split": "8640,2880,2880", "independent": True, "batch_size": 64}}
+
+
 def text(folder: Path) -> tuple[str, dict[str, Any]]:
     """1,400 generated texts, whose classes are topics and orders of words."""
     return "1,400 generated texts of classes by topic and order", {
@@ -100,7 +112,8 @@ def graphs(folder: Path) -> tuple[str, dict[str, Any]]:
 
 #: name -> what makes its title and the arguments of ``compare``, given a folder for small files
 CASES: dict[str, Callable[[Path], tuple[str, dict[str, Any]]]] = {
-    "image": images, "sound": sound, "series": series, "text": text, "table": rows, "graph": graphs,
+    "image": images, "sound": sound, "series": series, "forecast": forecasts, "text": text, "table": rows,
+    "graph": graphs,
     "points": generated("shapes", "generated clouds of eight solids", small("simclr", "mae", "point_cmae"), 80,
                         points=128),
     "volume": generated("phantoms", "generated phantoms", small("simclr", "mae", "voco"), 50, spacing=1.34, extent=12,

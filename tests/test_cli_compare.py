@@ -53,13 +53,13 @@ def test_every_option_arrives(called):
                  "--seeds", "2", "--out", "o", "--metrics", "knn, ncm", "--label-budget", "10,all", "--public",
                  "timm:x,runs/y", "--control", "self", "--set", "flip=false", "--trials", "1", "--finalists", "2",
                  "--engine", "ray", "--workers", "4", "--leaks", "drop", "--task", "regression", "--target", "age",
-                 "--quiet") == 0
+                 "--horizon", "24", "--context", "48", "--quiet") == 0
     assert called["args"] == ("s",)
     assert called["options"] == {
         "train": "a", "test": "b", "recipes": "simclr,mae", "budget": "5e9flop", "seeds": 2, "out": "o",
         "metrics": ("knn", "ncm"), "label_budget": (10, "all"), "public": ("timm:x", "runs/y"), "control": ("self",),
         "settings": {"flip": False}, "trials": 1, "finalists": 2, "engine": "ray", "workers": 4, "leaks": "drop",
-        "task": "regression", "target": "age", "progress": False}
+        "task": "regression", "target": "age", "horizon": 24, "context": 48, "progress": False}
     signature.bind(*called["args"], **called["options"])
 
 
@@ -67,7 +67,7 @@ def test_defaults_are_those_of_python(called):
     assert shell("compare", "s", "--train", "a", "--test", "b", "--out", "o") == 0
     defaults = {k: p.default for k, p in inspect.signature(real).parameters.items()}
     for key, value in called["options"].items():
-        if defaults[key] is not inspect.Parameter.empty and key != "settings":
+        if defaults[key] is not inspect.Parameter.empty and key not in ("settings", "train", "test"):
             assert value == defaults[key], key
 
 

@@ -52,8 +52,8 @@ class Pretender:
 
 @pytest.fixture
 def tournament(tmp_path, monkeypatch):
-    sized = SimpleNamespace(train=range(50), test=range(20), held_out=np.arange(10))
-    monkeypatch.setattr(course, "ground", lambda root: SimpleNamespace(task=sized))
+    sized = SimpleNamespace(reading=70, scoring=30)
+    monkeypatch.setattr(course, "ground", lambda root: SimpleNamespace(judged=sized))
 
     def make(scores: Mapping[str, float | None], finalists: int = 6) -> tuple[Tournament, Pretender]:
         names = list(dict.fromkeys(name.split("~")[0] for name in scores))

@@ -181,7 +181,8 @@ def test_adapters_predict_numbers_and_keep_their_scale(places, tmp_path, adapter
 
 
 def test_a_tournament_ranks_keeps_and_prices_numbers(tmp_path):
-    from osteon.verbs._tournament_jobs import load_arms, save_arms, validate
+    from osteon.verbs._tournament_jobs import validate
+    from osteon.verbs._tournament_kit import load_arms, save_arms
     from osteon.verbs._tournament_plan import _with_label, check_wish
 
     task = numbers(60)

@@ -173,12 +173,12 @@ def incontext(
                    "--budget 10m --out runs/compare")
 def compare(
     source: Source,
-    train: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source; a part of it is held out to choose "
-                                       "on.", show_default=False)],
-    test: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source that is looked at once, at the end.",
-                                      show_default=False)],
     out: Annotated[str, typer.Option("--out", "-o", help="Folder of the tournament. The same command on an existing "
                                      "one goes on, also from several processes.", show_default=False)],
+    train: Annotated[str | None, typer.Option(metavar="SOURCE", help="Labelled source; a part of it is held out to "
+                                              "choose on.", show_default=False)] = None,
+    test: Annotated[str | None, typer.Option(metavar="SOURCE", help="Labelled source that is looked at once, at the "
+                                             "end.", show_default=False)] = None,
     recipes: Annotated[str, typer.Option(help="Comma-separated objectives, or package.module:function; all; auto, the "
                                          "large families; or a YAML file of recipes.")] = "auto",
     budget: Annotated[str, typer.Option(help="What one arm may spend on one seed, adaptation included: 10m, 5e15flop "
@@ -200,8 +200,13 @@ def compare(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes, or jobs at once. Default: one a core.")] = None,
     leaks: Annotated[str, typer.Option(help="When copies of test samples occur in SOURCE or --train: error, drop them "
                                        "from the test, or allow.")] = "error",
-    task: Task = "auto",
+    task: Annotated[str, typer.Option(help="What labels are: classes, regression (numbers to be predicted), or auto; "
+                                      "or forecast: the future of SOURCE, one long series, without --train and "
+                                      "--test.")] = "auto",
     target: Target = None,
+    horizon: Annotated[int | None, typer.Option(min=1, help="Steps ahead of a forecast. Default: 96.")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Steps a forecast sees. Default: the window of the data, "
+                                                "by its rule.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the table and the verdict.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
 ) -> None:
@@ -215,7 +220,8 @@ def compare(
     result = call("compare", source, train=train, test=test, recipes=recipes, budget=budget, seeds=seeds, out=out,
                    metrics=words_of(metrics), label_budget=budgets, public=words_of(public), control=words_of(control),
                    settings=parse_settings(set_ or []), trials=trials, finalists=finalists, engine=engine,
-                   workers=workers, leaks=leaks, task=task, target=target, progress=not quiet)
+                   workers=workers, leaks=leaks, task=task, target=target, horizon=horizon, context=context,
+                   progress=not quiet)
     if json:
         show_json(result)
     else:

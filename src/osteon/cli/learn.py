@@ -77,11 +77,15 @@ def plan(
     memory: Annotated[str | None, typer.Option(help="Most memory a run may take, e.g. 4GB. Default: what is free "
                                                "now.")] = None,
     largest: Annotated[bool, typer.Option(help="Also find the largest batch that fits.")] = True,
-    recipes: Annotated[str | None, typer.Option(help="Plan a tournament, as in compare; so do the next four.")] = None,
+    recipes: Annotated[str | None, typer.Option(help="Plan a tournament, as in compare; so do the next "
+                                               "seven.")] = None,
     budget: Annotated[str | None, typer.Option()] = None,
     train: Annotated[str | None, typer.Option(metavar="SOURCE")] = None,
     test: Annotated[str | None, typer.Option(metavar="SOURCE")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
+    task: Annotated[str, typer.Option()] = "auto",
+    horizon: Annotated[int | None, typer.Option(min=1)] = None,
+    context: Annotated[int | None, typer.Option(min=1)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
 ) -> None:
@@ -95,8 +99,8 @@ def plan(
     result = call("plan", source, objective=objective, backbone=backbone, steps=steps, epochs=epochs,
                    batch_size=batch_size, accumulate=accumulate, precision=precision, seed=seed,
                    settings=parse_settings(set_ or []), config=config, init=init, guard=guard, memory=memory,
-                   largest=largest, recipes=recipes, budget=budget, train=train, test=test, seeds=seeds,
-                   progress=not quiet)
+                   largest=largest, recipes=recipes, budget=budget, train=train, test=test, seeds=seeds, task=task,
+                   horizon=horizon, context=context, progress=not quiet)
     if json:
         show_json(result)
     else:

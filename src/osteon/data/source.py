@@ -186,7 +186,7 @@ def list_raw(source: str, modality: str | None = None, options: Mapping[str, Any
 
 def _list(source: str, modality: str | None, options: Mapping[str, Any] | None, like: DataSpec | None,
           target: str | None) -> Listing:
-    name, split = _parse(source)
+    name, split = split_source(source)
     named = {} if there(name) else _named()
     if name in named:
         return named[name](split)
@@ -228,7 +228,7 @@ def _named() -> dict[str, Callable[[str | None], Listing]]:
     return {name: lister for modality in NAMES for name, lister in named_sources(modality).items()}
 
 
-def _parse(source: str) -> tuple[str, str | None]:
+def split_source(source: str) -> tuple[str, str | None]:
     """Name and split of ``NAME[:SPLIT]``; a path that exists as written is never cut."""
     match = re.fullmatch(r"(.+):([A-Za-z0-9_]+)", source, flags=re.DOTALL)
     if match is None or match[1] == "hf" or (not source.startswith("hf:") and there(source)):

@@ -22,11 +22,17 @@ RULE = f"more than {MOST_CLASSES} distinct numbers, not all of them whole"
 _LARGEST = 1e150
 
 
-def check_task(task: str, target: str | None) -> str:
-    """How labels are to be read: naming a target asks for regression. Raises UsageError for anything unknown."""
+def check_task(task: str, target: str | None, *others: str) -> str:
+    """How labels are to be read: naming a target asks for regression. Raises UsageError for anything unknown.
+
+    Args:
+        task: as asked.
+        target: as asked.
+        others: tasks without labels that the caller knows, for the message.
+    """
     if task not in TASKS:
-        raise UsageError(f"There is no task '{task}'.{nearest(task, TASKS)}", where="--task",
-                         fix=f"Use {', '.join(TASKS)}.")
+        raise UsageError(f"There is no task '{task}'.{nearest(task, (*TASKS, *others))}", where="--task",
+                         fix=f"Use {', '.join((*TASKS, *others))}.")
     if target is not None and not str(target).strip():
         raise UsageError("The target has no name.", where="--target", fix="Name a column of numbers.")
     if target is not None and task == "classes":

@@ -103,6 +103,8 @@ class Forecast(Objective):
     """
 
     additive: ClassVar[bool] = True
+    #: Whether training samples are also read whole, context and horizon, as embedding them does.
+    reads_whole: ClassVar[bool] = True
     # The authors' 1e-3 at batch 3000; at small batches the same rate does.
     recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "warmup": 0.05}
 
@@ -117,7 +119,8 @@ class Forecast(Objective):
         if mix_channels and (backbone.apart == 1 or not decoder_depth):
             raise UsageError("Channels are mixed in the decoder of a backbone that keeps several apart.",
                              where="mix_channels", fix="Choose ttm_* for several channels and set decoder_depth=2.")
-        backbone.grid(*data.extent)  # the whole window, as embedding a training sample reads it
+        if self.reads_whole:
+            backbone.grid(*data.extent)
         (tokens,) = backbone.grid(self.context)
         self.rates = tuple(2**i for i in range(coarsest.bit_length()))
         self.dropout, self.loss = head_dropout, loss

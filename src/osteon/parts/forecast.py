@@ -12,6 +12,8 @@ import numpy as np
 
 from osteon.core.errors import DataError, UsageError
 
+#: What is measured of a forecast: less is better.
+MSE = "MSE"
 #: Penalties of ridge regression, as shares of the mean eigenvalue of X^T X.
 PENALTIES = tuple(float(v) for v in np.logspace(-6, 1, 15))
 #: Least autocorrelation that counts as a season.

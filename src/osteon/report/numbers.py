@@ -18,6 +18,11 @@ def is_fraction(metric: str) -> bool:
     return metric.lower().replace("-", "_").replace(" ", "_") in FRACTIONS
 
 
+def is_error(metric: str) -> bool:
+    """Whether less of a metric is better."""
+    return metric == "MSE"
+
+
 def known(value: object) -> bool:
     """Whether a value is a finite number (booleans are not numbers here)."""
     if value is None or isinstance(value, (bool, str, bytes)):
@@ -107,11 +112,12 @@ def size(count: float | None) -> str:
     return f"{count:.0f} B"
 
 
-def leader(means: Sequence[float | None]) -> int | None:
-    """Index of the highest known mean (the first of equals), or None when there is none."""
+def leader(means: Sequence[float | None], *, lowest: bool = False) -> int | None:
+    """Index of the highest known mean, or of the lowest (the first of equals), or None when there is none."""
+    sign = -1.0 if lowest else 1.0
     best: int | None = None
     for i, mean in enumerate(means):
-        if mean is not None and known(mean) and (best is None or float(mean) > float(means[best] or 0.0)):
+        if mean is not None and known(mean) and (best is None or sign * float(mean) > sign * float(means[best] or 0.0)):
             best = i
     return best
 

@@ -130,7 +130,7 @@ class Report:
     # -- scores and curves -----------------------------------------------------------------------------------------
 
     def leaderboard(self, title: str, arms: Sequence[Arm], note: str = "", *, metric: str = "accuracy",
-                    in_percent: bool = True, sub: bool = False) -> None:
+                    in_percent: bool = True, sub: bool = False, lowest: bool = False) -> None:
         """Add competitors from best to worst, each with its interval, ties with the best marked.
 
         Args:
@@ -140,9 +140,11 @@ class Report:
             metric: name of what is compared; higher is better.
             in_percent: whether the scores are fractions to be printed in percent.
             sub: a part of the section before it.
+            lowest: less is better.
         """
-        order = sorted(arms, key=lambda a: -a.mean if known(a.mean) else float("inf"))
-        first = leader([a.mean for a in order])
+        sign = 1 if lowest else -1
+        order = sorted(arms, key=lambda a: sign * a.mean if known(a.mean) else float("inf"))
+        first = leader([a.mean for a in order], lowest=lowest)
         best = order[first] if first is not None else None
         scale, rows = Scale(order, in_percent), []
         for arm in order:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from osteon.report import numbers as form
 from osteon.report.numbers import (
     bounds,
+    is_error,
     is_fraction,
     known,
     leader,
@@ -127,6 +128,8 @@ def verdict_of(result: Mapping[str, Any]) -> Verdict | None:
     if not isinstance(stated, Mapping) or not stated.get("sentence"):
         return None
     fraction = is_fraction(str(result.get("metric", "accuracy")))
+    if is_error(str(result.get("metric"))):
+        return Verdict(str(stated["answer"]), str(stated["sentence"]), *error_saved(stated["numbers"]))
     numbers: dict[str, Any] = {}
     rules: list[str] = []
     for key, value in dict(stated.get("numbers") or {}).items():
@@ -139,6 +142,14 @@ def verdict_of(result: Mapping[str, Any]) -> Verdict | None:
         elif key not in ("unit", "metric"):
             numbers[words(key)] = _key_number(str(key), value, fraction)
     return Verdict(str(stated.get("answer", "cannot tell")), str(stated["sentence"]), numbers, " ".join(rules))
+
+
+def error_saved(numbers: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The numbers of a verdict on forecasts, and the rules they follow."""
+    mean, low, high = (f"{100 * numbers[key]:+.1f}" for key in ("mean", "low", "high"))
+    shown = {"Error saved": (f"{mean} %", f"[{low}, {high}] {numbers['pretrained']} against {numbers['control']}")}
+    return shown, (f"Intervals hold with a confidence of {percent(numbers['level'])}. Saving less than "
+                   f"{percent(numbers['margin'])} of the error would be of no practical use.")
 
 
 def _difference(row: Mapping[str, Any], fraction: bool) -> tuple[str, str]:
@@ -177,8 +188,8 @@ def add_scores(report: Report, result: Mapping[str, Any]) -> None:
     if not arms:
         return
     metric = str(result.get("metric", "accuracy"))
-    arms = [_three_decimals(a) for a in arms] if metric == "R2" else arms
-    every, arms, note = arms, *chosen(arms)
+    arms = [_three_decimals(a) for a in arms] if metric in ("R2", "MSE") else arms
+    every, arms, note = arms, *chosen(arms, lowest=is_error(metric))
     fraction = is_fraction(metric)
     budgets = list(dict.fromkeys([*(result.get("budgets") or ()), *(a.get("budget") for a in arms)]))
     budgets = [b for b in budgets if any(str(a.get("budget")) == str(b) for a in arms)]
@@ -194,7 +205,7 @@ def add_scores(report: Report, result: Mapping[str, Any]) -> None:
             report.text("Leaderboards", [rule])
         title = budget_words(budget) if len(budgets) > 1 else f"Leaderboard, {budget_words(budget)}"
         report.leaderboard(title, here, "" if len(budgets) > 1 else rule, metric=words(metric), in_percent=fraction,
-                           sub=len(budgets) > 1)
+                           sub=len(budgets) > 1, lowest=is_error(metric))
     _all_scores(report, every, metric, fraction)
     _support(report, result.get("support") or {})
     _target(report, result.get("target") or {})
@@ -205,7 +216,7 @@ def _three_decimals(arm: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**arm, **{k: round(float(arm[k]), 3) for k in ("mean", "low", "high") if known(arm.get(k))}}
 
 
-def chosen(arms: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
+def chosen(arms: Sequence[Mapping[str, Any]], *, lowest: bool = False) -> tuple[list[Mapping[str, Any]], str]:
     """One arm a source and budget, where several evaluations of it were tried and scored on held-out samples.
 
     Choosing on held-out training samples keeps the choice fair; without those scores every arm stays.
@@ -215,9 +226,10 @@ def chosen(arms: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], 
     """
     named_arms = [{**a, "name": a.get("source") or a.get("name", "?")} for a in arms]
     best: dict[tuple[str, bool, str], dict[str, Any]] = {}
+    sign = -1 if lowest else 1
     for a in named_arms:
         key = (str(a["name"]), is_control(a), str(a.get("budget")))
-        if key not in best or _float(a.get("validation")) > _float(best[key].get("validation")):
+        if key not in best or sign * _float(a.get("validation")) > sign * _float(best[key].get("validation")):
             best[key] = a
     if len(best) == len(named_arms) or not all(known(a.get("validation")) for a in arms):
         return list(named_arms), ""
@@ -230,6 +242,11 @@ def budget_words(budget: Any) -> str:
     if str(budget).lower() == "all":
         return "all labels"
     return f"{int(budget):,} labels" if str(budget).isdigit() else str(budget)
+
+
+def budget_head(budgets: Iterable[Any]) -> str:
+    """What a column of budgets is called: of labels, or of a forecast."""
+    return "Labels" if all(str(b).lower() == "all" or str(b).isdigit() for b in budgets) else "Forecast"
 
 
 def is_control(arm: Mapping[str, Any]) -> bool:
@@ -255,11 +272,13 @@ def _glance(report: Report, arms: Sequence[Mapping[str, Any]], budgets: Sequence
             str(a.get("budget"))] = a
     last = str(budgets[-1])
     rank = {key: _float(row.get(last, {}).get("mean")) for key, row in table.items()}
-    order = sorted(table, key=lambda k: (k[2], -rank[k] if known(rank[k]) else float("inf")))
+    lowest = is_error(metric)
+    sign = 1 if lowest else -1
+    order = sorted(table, key=lambda k: (k[2], sign * rank[k] if known(rank[k]) else float("inf")))
     best = {}
     for b in budgets:
         column = [table[k].get(str(b), {}) for k in order]
-        first = leader([c.get("mean") for c in column])
+        first = leader([c.get("mean") for c in column], lowest=lowest)
         best[str(b)] = column[first] if first is not None else {}
     rows: list[list[Any]] = []
     for key in order:
@@ -275,8 +294,8 @@ def _glance(report: Report, arms: Sequence[Mapping[str, Any]], budgets: Sequence
                             words(a.get("how") or ""), strong=a is top))
         rows.append(row)
     report.table("At a glance", [words(metric), *(budget_words(b) for b in budgets)], rows, fold=False, stack=True,
-                 note=note + "Bold: the highest mean of the column; tie: its interval overlaps the best one's. "
-                      "Intervals in brackets.")
+                 note=note + f"Bold: the {'lowest' if lowest else 'highest'} mean of the column; tie: its interval "
+                      "overlaps the best one's. Intervals in brackets.")
 
 
 def _tied(top: Mapping[str, Any], arm: Mapping[str, Any]) -> bool:
@@ -344,7 +363,8 @@ def _all_scores(report: Report, arms: Sequence[Mapping[str, Any]], metric: str, 
                      Cell(score(a.get("mean"), in_percent=fraction),
                           bounds(a.get("low"), a.get("high"), in_percent=fraction)),
                      *values, count])
-    report.table("All scores", ["Arm", "Evaluation", "Labels", words(metric), *(heads[k] for k in more), "Seeds"], rows,
+    given = budget_head(a.get("budget") for a in arms)
+    report.table("All scores", ["Arm", "Evaluation", given, words(metric), *(heads[k] for k in more), "Seeds"], rows,
                  fold=True)
 
 

@@ -6,9 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from osteon.report.numbers import bounds, is_fraction, known, number, percent, points, score, seconds, signed, words
+from osteon.report.numbers import (
+    bounds,
+    is_error,
+    is_fraction,
+    known,
+    number,
+    percent,
+    points,
+    score,
+    seconds,
+    signed,
+    words,
+)
 from osteon.report.page import Cell, Report, Verdict
-from osteon.report.sections import add_scores, add_training_curves, budget_words, verdict_of
+from osteon.report.sections import add_scores, add_training_curves, budget_head, budget_words, verdict_of
 from osteon.report.svg import Series
 
 
@@ -72,7 +84,8 @@ def _signed(value: Any) -> str:
 def _best(result: Mapping[str, Any], source: str, budget: Any) -> Mapping[str, Any] | None:
     """An arm at one budget by the evaluation that did best on the validation part."""
     here = [a for a in result["arms"] if a["source"] == source and str(a["budget"]) == str(budget)]
-    return max(here, key=lambda a: a["validation"]) if here else None
+    sign = -1 if is_error(str(result["metric"])) else 1
+    return max(here, key=lambda a: sign * a["validation"]) if here else None
 
 
 def _against_compute(report: Report, result: Mapping[str, Any], fraction: bool) -> None:
@@ -88,7 +101,8 @@ def _against_compute(report: Report, result: Mapping[str, Any], fraction: bool) 
         note = (f"With {budget_words(budget)}: the mean over seeds, against the minutes an arm took on a seed, "
                 "adaptation included. Circles are controls. Arms were given the same budget of "
                 f"{result['budget']}; the table under Compute has operations, steps and processor time.")
-        title = f"{'Accuracy' if fraction else 'Quality'} against compute"
+        error = is_error(str(result["metric"]))
+        title = f"{'Accuracy' if fraction else 'Error' if error else 'Quality'} against compute"
         report.curves(title, series, "minutes a seed", words(str(result["metric"])), False, note,
                       in_percent=fraction)
 
@@ -99,7 +113,8 @@ def _comparisons(report: Report, rows: Sequence[Mapping[str, Any]], fraction: bo
               Cell(points(r["mean"]) if fraction else signed(r["mean"]),
                    bounds(r["low"], r["high"], in_percent=fraction)), f"{r['p']:.3f}"] for r in rows]
     if shown:
-        report.table("Against the best", ["Arm", "Labels", "Best on validation", "Lead of the best", "p"], shown,
+        head = budget_head(r["budget"] for r in rows)
+        report.table("Against the best", ["Arm", head, "Best on validation", "Lead of the best", "p"], shown,
                      "Paired over test samples and seeds, p after Holm's correction over the arms of a label budget. "
                      "A tie is an arm that 0.05 does not tell from the best.", fold=len(shown) > 12, stack=True)
 
@@ -111,7 +126,8 @@ def _crossing(report: Report, caught: Mapping[str, Any] | None, fraction: bool) 
                                              bounds(r["low"], r["high"], in_percent=fraction)),
              f"{r['p']:.3f}", "ahead" if r["ahead"] else "caught up", r["pretrained"], r["scratch"]]
             for r in caught["budgets"]]
-    report.table("Against training from scratch", ["Labels", "Lead of pre-training", "p", "Pre-training is",
+    head = budget_head(r["budget"] for r in caught["budgets"])
+    report.table("Against training from scratch", [head, "Lead of pre-training", "p", "Pre-training is",
                                                    "Pre-trained", "From scratch"], rows,
                  "Both were given the same compute. Pre-training is ahead where its lead is positive with p below "
                  "0.05, after Holm's correction over the label budgets.", fold=False, stack=True)

@@ -35,12 +35,14 @@ class Arm:
         evaluator: how labels were used.
         budget: number of labels, or ``"all"``.
         quality: (S, M) per-seed, per-test-sample quality, averaged over draws of labels: right or wrong; with several
-            labels a sample the label-ranking average precision; of a predicted number its share of R2, at most 1.
+            labels a sample the label-ranking average precision; of a predicted number its share of R2, at most 1;
+            of a forecast less the mean squared error of a stretch of test time (M stretches).
         validation: mean quality on held-out training samples, by which a recipe is chosen.
         scores: metric -> value for each seed.
         wall_s: seconds spent on this arm.
         targets: (M,) numbers that were to be predicted; None where classes were.
         absolute: (S, M) absolute errors of predicted numbers, averaged over draws of labels; else None.
+        errors: whether these are forecasts.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Arm:
     wall_s: float = 0.0
     targets: np.ndarray | None = None
     absolute: np.ndarray | None = None
+    errors: bool = False
 
 
 @dataclass
@@ -89,6 +92,16 @@ class Task:
     def regression(self) -> bool:
         """Whether a number is to be predicted."""
         return self.train.targets is not None
+
+    @property
+    def reading(self) -> int:
+        """Samples whose features are read."""
+        return len(self.train) + len(self.test)
+
+    @property
+    def scoring(self) -> int:
+        """Samples that a network trained on labels scores."""
+        return len(self.held_out) + len(self.test)
 
     @property
     def unit(self) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from osteon.backbones import Backbone
+from osteon.core.errors import UsageError
 from osteon.data.series import LongSeries
 from osteon.modalities.series import own_scale
 from osteon.parts.forecast import Chosen, choose_ridge, cut
@@ -75,15 +76,31 @@ class ForecastArm:
 
 @dataclass
 class Features:
-    """Features of a network for every part: (N, C or 1, F) float32, and whether each window had its own scale."""
+    """What a network says of every part.
+
+    Args:
+        parts: part -> (N, C or 1, F) float32.
+        scaled: whether each window had its own scale.
+        length: last steps of the context that the network saw; 0: all.
+        spans: how many features of one token each row of F holds.
+    """
 
     parts: dict[str, np.ndarray]
     scaled: bool
+    length: int = 0
+    spans: int = 1
 
 
 @torch.inference_mode()
 def reader(backbone: Backbone, spec: DataSpec, series: LongSeries, task: Task, spans: int) -> Features:
-    """Features of the contexts of every part: tokens averaged over equal spans of time, in their order."""
+    """Features of the contexts of every part: tokens averaged over equal spans of time, in their order.
+
+    A network whose window is shorter than the context sees the last steps of it.
+    """
+    length = spec.extent[0]
+    if length > task.context:
+        raise UsageError(f"The network sees {length} steps; the context has {task.context}.", where="context",
+                         fix=f"Give a context of {length} steps or more.")
     alone, scaled = bool(spec.traits.get("independent")), spec.traits.get("norm") == "window"
     source = series.standardised() if alone else series.values
     mean, std = (torch.tensor(v, dtype=torch.float32)[:, None] for v in (spec.mean, spec.std))
@@ -94,17 +111,17 @@ def reader(backbone: Backbone, spec: DataSpec, series: LongSeries, task: Task, s
         known, _ = cut(source, rows, task.context, task.horizon)
         out = []
         for start in range(0, len(known), BATCH):
-            x = np.asarray(known[start:start + BATCH], np.float64)
+            x = np.asarray(known[start:start + BATCH, :, -length:], np.float64)
             if scaled:
                 middle, size = own_scale(x)
                 x = (x - middle) / size
-            flat = x.reshape(-1, 1, task.context) if alone else x
+            flat = x.reshape(-1, 1, length) if alone else x
             tokens = backbone(((torch.from_numpy(flat).float() - mean) / std).to(device)).tokens
             held = [span.mean(1) for span in tokens.tensor_split(min(spans, tokens.shape[1]), dim=1)]
             out.append(torch.cat(held, 1).float().cpu().numpy().reshape(len(x), -1, sum(h.shape[1] for h in held)))
         parts[part] = np.concatenate(out)
     backbone.to("cpu")
-    return Features(parts, scaled)
+    return Features(parts, scaled, length, len(held))
 
 
 def naive_arm(name: str, rule: Callable[[np.ndarray], np.ndarray], task: Task, kind: str = "control") -> ForecastArm:
@@ -159,11 +176,7 @@ def ridge_arm(name: str, kind: str, features: Sequence[Features], task: Task, *,
     begun = time.perf_counter()
     predictors, errors, chosen, together = [], [], None, True
     for one in features or (None,):
-        wide = one is not None and one.parts["train"].shape[1] == 1 and len(task.values) > 1
-        tried = {shared: _fit(one, beside or one is None, shared, task)
-                 for shared in ((False,) if wide else (True, False) if one is None else (True,))}
-        together = min(tried, key=lambda shared: tried[shared].error)
-        chosen = tried[together]
+        together, chosen = fit_ridge(one, task, beside=beside)
         predictors.append(_predictor(one, beside or one is None, together, chosen, task))
         errors.append(chosen.error)
     assert chosen is not None
@@ -172,16 +185,26 @@ def ridge_arm(name: str, kind: str, features: Sequence[Features], task: Task, *,
     return arm
 
 
+def fit_ridge(one: Features | None, task: Task, *, beside: bool) -> tuple[bool, Chosen]:
+    """Whether one map serves all channels, and the maps; of a network, or of the context alone (None)."""
+    wide = one is not None and one.parts["train"].shape[1] == 1 and len(task.values) > 1
+    tried = {shared: _fit(one, beside or one is None, shared, task)
+             for shared in ((False,) if wide else (True, False) if one is None else (True,))}
+    together = min(tried, key=lambda shared: tried[shared].error)
+    return together, tried[together]
+
+
 def _design(one: Features | None, raw: bool, part: str, at: np.ndarray, channel: int,
             task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows (n, F), targets (n, H) and the level (n, 1) that a forecast of one channel adds back."""
     known, future = (v[:, 0] for v in cut(task.values[channel:channel + 1], task.rows[part][at], task.context,
                                           task.horizon))
-    level = known[:, -1:] if one is None else known.mean(-1, keepdims=True)
+    seen = known if one is None else known[:, -one.length:]
+    level = known[:, -1:] if one is None else seen.mean(-1, keepdims=True)
     columns = [known - level] if raw else []
     if one is not None:
         held = one.parts[part][at, min(channel, one.parts[part].shape[1] - 1)]
-        size = own_scale(known)[1] if one.scaled else np.ones_like(level)
+        size = own_scale(seen)[1] if one.scaled else np.ones_like(level)
         columns += [size * held, size]
     return np.concatenate(columns, 1).astype(np.float32), (future - level).astype(np.float32), level
 

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,27 @@ def rebuilt(state: Mapping[str, Tensor], meta: Any, file: Path) -> tuple[Backbon
         reason = f"it lacks {text}" if isinstance(error, KeyError) else text[:500] or type(error).__name__
         raise DataError(f"The file does not describe a network that its weights fit: {reason}.", where=str(file),
                         fix="Use another run, or make this one again.") from error
+
+
+def public_network(name: str, spec: DataSpec) -> tuple[Backbone, DataSpec]:
+    """Somebody's weights with the statistics they expect: of the weights where they say so, else of the data.
+
+    Args:
+        name: a run or exported folder, ``timm:NAME`` or ``hf:NAME``.
+        spec: what the images look like.
+    """
+    if is_ours(name):
+        model = load_trained(name)
+        return model.backbone, model.spec
+    if not name.startswith(("timm:", "hf:")):
+        raise UsageError(f"'{name}' is neither a run nor public weights.", where="--public",
+                         fix="Write a run folder, timm:NAME or hf:NAME.")
+    network = build_backbone(name, channels=spec.channels, size=spec.size, pretrained=True)
+    stated = getattr(getattr(network, "model", None), "pretrained_cfg", None) or {}
+    mean, std = (tuple(map(float, stated.get(key) or ())) for key in ("mean", "std"))
+    if len(mean) == len(std) == spec.channels:
+        spec = replace(spec, mean=mean, std=std)
+    return network.eval(), spec
 
 
 def fit_samples(dataset: Dataset, spec: DataSpec, rows: np.ndarray) -> Tensor:

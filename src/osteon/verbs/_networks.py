@@ -137,7 +137,7 @@ def train_and_score(work: Work) -> tuple[np.ndarray, float]:
                                    method.recipe, max(2, count), kind=network.kind)
     engine = Engine(method.train(), settings, make_fabric("32"))
     images, (key, labels) = torch.from_numpy(work.images), labels_for(work.labels, work.data)
-    for index, rows in enumerate(_order(count, batch, work.steps, work.seed)):
+    for index, rows in enumerate(epochs_of_rows(count, batch, work.steps, work.seed)):
         at = torch.from_numpy(rows)
         sample = {work.data.modality: images[at], key: labels[at], "index": at}
         engine.run({k: v.to(engine.fabric.device) for k, v in sample.items()}, Step(index, work.steps, work.seed))
@@ -163,7 +163,7 @@ def plain_views(spec: DataSpec, flip: bool) -> dict[str, Any]:
     return {"flip": flip, "crop_min": CROP} if spec.modality == "image" else {}
 
 
-def _order(count: int, batch: int, steps: int, seed: int) -> Sequence[np.ndarray]:
+def epochs_of_rows(count: int, batch: int, steps: int, seed: int) -> Sequence[np.ndarray]:
     """Rows of every step: epochs of shuffled rows, whole batches only."""
     rng = np.random.default_rng(seed)
     batches: list[np.ndarray] = []

@@ -15,7 +15,7 @@ from osteon.verbs._tournament import Tournament
 from osteon.verbs._tournament_budget import FEWEST
 from osteon.verbs._tournament_engine import make_engine
 from osteon.verbs._tournament_jobs import ground
-from osteon.verbs._tournament_plan import check_wish, make_plan, searched
+from osteon.verbs._tournament_plan import METRICS, check_wish, make_plan, searched
 from osteon.verbs._tournament_study import rungs, survivors
 
 #: columns of the table of arms
@@ -24,9 +24,10 @@ ARM = ["name", "network", "batch", "steps", "seconds", "flop"]
 FEW = 20 * FEWEST
 
 
-def plan_compare(source: str | Path, *, train: str | Path, test: str | Path,
+def plan_compare(source: str | Path, *, train: str | Path | None, test: str | Path | None,
                  recipes: str | Path | Sequence[str | Recipe], budget: str, seeds: int,
-                 settings: Mapping[str, Any] | None, say: Callable[[str], None]) -> dict[str, Any]:
+                 settings: Mapping[str, Any] | None, say: Callable[[str], None], task: str = "auto",
+                 horizon: int | None = None, context: int | None = None) -> dict[str, Any]:
     """Measure what every arm costs and say how long the tournament takes; see :func:`osteon.verbs.plan.plan`.
 
     Returns:
@@ -34,8 +35,8 @@ def plan_compare(source: str | Path, *, train: str | Path, test: str | Path,
         ``scratch`` of one process, ``total`` on all ``workers``), ``data``, ``notes``, ``warnings``.
     """
     wish = check_wish(source, train=train, test=test, recipes=recipes, budget=budget, seeds=seeds,
-                      metrics=("knn", "linear_probe"), label_budget=("all",), public=(), control=(),
-                      settings=settings, trials=3, finalists=6, leaks="error")
+                      metrics=METRICS, label_budget=("all",), public=(), control=(), settings=settings, trials=3,
+                      finalists=6, leaks="error", task=task, horizon=horizon, context=context)
     with tempfile.TemporaryDirectory(prefix="osteon-plan-") as folder:
         crew = make_engine("local", Path(folder), None)
         try:

@@ -13,10 +13,12 @@ from osteon.core.errors import MonitorStop
 from osteon.modalities import find
 from osteon.report.numbers import percent, seconds
 from osteon.verbs._arms import Arm, labelled_controls
+from osteon.verbs._tournament_ahead import Ahead
 from osteon.verbs._tournament_budget import TOLERANCE, Budget, off_by
 from osteon.verbs._tournament_engine import Engine, Job, result
 from osteon.verbs._tournament_final import SCRATCH
-from osteon.verbs._tournament_jobs import ground, load_arms, trained_arm
+from osteon.verbs._tournament_jobs import ground, trained_arm
+from osteon.verbs._tournament_kit import load_arms
 from osteon.verbs._tournament_plan import Allotment, allot, allot_scratch, searched
 from osteon.verbs._tournament_study import Study, Trial, rungs, survivors
 
@@ -102,14 +104,13 @@ class Tournament:
         probes = self.do("price", [Job(f"probe-{n}", "probe", {"recipe": n}) for n in names])
         self.known = {n: probes[f"probe-{n}"] for n in names if "error" not in probes[f"probe-{n}"]}
         self._need(self.known)
-        task = ground(self.root).task
-        read = len(task.train) + len(task.test)
-        scored = len(task.held_out) + len(task.test)
+        judged = ground(self.root).judged
         for name, known in self.known.items():
-            self.allotted[name] = allot(self.budget, known, read=read, fine_tune=self.plan["fine_tune"], what=name)
+            self.allotted[name] = allot(self.budget, known, read=judged.reading, fine_tune=self.plan["fine_tune"],
+                                         what=name)
             label = self._network(name)
             if label not in self.scratch:
-                self.scratch[label] = (name, allot_scratch(self.budget, known, read=scored,
+                self.scratch[label] = (name, allot_scratch(self.budget, known, read=judged.scoring,
                                                            what=f"training {label} from scratch"))
             cost = known["shares"]
             self.say(f"{name}: {known['backbone']['name']}, batch {known['batch_size']}, "
@@ -208,8 +209,10 @@ class Tournament:
         jobs = [Job(f"exam-{e.run}", "exam", {"name": f"exam-{e.run}", "kind": e.kind, "source": e.source, "features":
                                               [f"{e.run}-s{s}" for s in range(self.seeds)]}) for e in entrants]
         known = find(self.plan["modality"])
-        controls = {**{name: name for name in known.CONTROLS},
-                    **{name: f"labelled:{name}" for name in labelled_controls(known, ground(self.root).task)},
+        judged = ground(self.root).judged
+        controls = {**(judged.controls if isinstance(judged, Ahead) else
+                       {**{name: name for name in known.CONTROLS},
+                        **{name: f"labelled:{name}" for name in labelled_controls(known, judged)}}),
                     **{f"untrained {label}": f"untrained:{recipe}" for label, (recipe, _) in self.scratch.items()},
                     **{f"{Path(p).name if Path(p).exists() else p} (public)": f"public:{p}"
                        for p in self.plan["asked"]["public"]}}
@@ -233,7 +236,7 @@ class Tournament:
 
     def _trained(self, entrants: Sequence[Entrant]) -> list[Arm]:
         """Arms whose networks were trained on labels: fine-tuned, and from scratch."""
-        task = ground(self.root).task
+        judged = ground(self.root).judged
         groups: list[tuple[str, str, str, str, int, list[str]]] = []
         for b in range(len(self.labels)):
             if self.plan["fine_tune"]:
@@ -243,7 +246,7 @@ class Tournament:
                         [self._scratch_name(i, b, s) for s in range(self.seeds)])
                        for i, label in enumerate(self.scratch)]
         failed = {g[2] for g in groups if any("error" in result(self.root, name) for name in g[5])}
-        return [trained_arm(self.root, *group, task) for group in groups if group[2] not in failed]
+        return [trained_arm(self.root, *group, judged) for group in groups if group[2] not in failed]
 
     # -- what it cost ----------------------------------------------------------------------------------------------
 

@@ -134,13 +134,16 @@ def conclude(arms: Sequence[Arm], unit: str, costs: Sequence[Mapping[str, Any]])
 def _catching_up(caught: Mapping[str, Any]) -> str:
     budgets = [row["budget"] for row in caught["budgets"]]
     if caught["from"] is None:
-        return (f"Training from scratch, given as much compute, had not caught up with {_labels(budgets[-1])}.")
+        return (f"Training from scratch, given as much compute, had not caught up {_with(budgets[-1])}.")
     if caught["from"] == budgets[0]:
         return ("Training from scratch, given as much compute, was not measurably behind at any label count tried."
                 if len(budgets) > 1 else
-                f"Training from scratch, given as much compute, was not measurably behind with {_labels(budgets[0])}.")
-    return f"Training from scratch, given as much compute, catches up from {_labels(caught['from'])} on."
+                f"Training from scratch, given as much compute, was not measurably behind {_with(budgets[0])}.")
+    return f"Training from scratch, given as much compute, catches up from {caught['from']} labels on."
 
 
-def _labels(budget: int | str) -> str:
-    return "all labels" if str(budget) == "all" else f"{budget} labels"
+def _with(budget: int | str) -> str:
+    """A label budget or a horizon at which something was compared."""
+    if str(budget) == "all":
+        return "with all labels"
+    return f"with {budget} labels" if str(budget).isdigit() else f"at {budget}"

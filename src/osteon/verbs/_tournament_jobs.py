@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,17 @@ import torch
 
 from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
-from osteon.core.atomic import atomic_path
 from osteon.core.errors import UsageError
+from osteon.core.plain import plain
 from osteon.data import Dataset, Loader, open_source
 from osteon.modalities import find
 from osteon.parts.flops import count_forward, count_step
+from osteon.parts.members import spec_from
 from osteon.parts.types import DataSpec, Step
 from osteon.recipes import LR_SCALE, Recipe
 from osteon.train.loop import Engine, make_fabric
 from osteon.train.settings import resolve_settings
+from osteon.verbs import _tournament_forecast as ahead_jobs
 from osteon.verbs._arms import (
     Arm,
     Task,
@@ -41,13 +42,12 @@ from osteon.verbs._arms import (
     read,
 )
 from osteon.verbs._labelled import open_pair
-from osteon.verbs._model import extract, is_ours, load_trained
+from osteon.verbs._model import Trained, extract, load_trained, public_network
 from osteon.verbs._networks import BATCH, Work, as_stored, fresh, labels_for, plain_views, train_and_score
 from osteon.verbs._pretrain_settings import DATA_SETTINGS
+from osteon.verbs._tournament_ahead import FORECAST, Ahead, open_ahead
+from osteon.verbs._tournament_kit import cpu_seconds, features_file, median_seconds, save_arms, save_arrays
 from osteon.verbs.pretrain import prepare, pretrain
-
-#: steps that are timed when an arm's price is measured, and seconds after which fewer will do
-TIMED, ENOUGH = 9, 10.0
 
 
 @dataclass
@@ -58,13 +58,19 @@ class Ground:
         plan: the tournament as it was asked for.
         recipes: by name.
         source: data of pre-training.
-        task: the labelled task.
+        judged: what networks are judged by.
     """
 
     plan: dict[str, Any]
     recipes: dict[str, Recipe]
     source: Dataset
-    task: Task
+    judged: Task | Ahead
+
+    @property
+    def task(self) -> Task:
+        """The labelled task, of a tournament that has one."""
+        assert isinstance(self.judged, Task)
+        return self.judged
 
 
 def ground(root: Path) -> Ground:
@@ -77,11 +83,14 @@ def _ground(text: str) -> Ground:
     plan = json.loads(text)
     asked = plan["asked"]
     source = open_source(asked["source"], **{**DATA_SETTINGS, **plan["data"]})
+    recipes = {r["name"]: Recipe(**r) for r in plan["recipes"]}
+    if asked.get("task") == FORECAST:
+        return Ground(plan, recipes, source, open_ahead(source, asked["horizon"], asked["seeds"]))
     train, test = open_pair(asked["train"], asked["test"], source.spec, asked.get("task", "auto"), asked.get("target"))
     if plan["test_rows"] is not None:
         test = test.subset(np.asarray(plan["test_rows"], dtype=np.int64))
     task = make_task(train, test, asked["label_budget"], asked["seeds"], flip=plan["flip"])
-    return Ground(plan, {r["name"]: Recipe(**r) for r in plan["recipes"]}, source, task)
+    return Ground(plan, recipes, source, task)
 
 
 # -- what an arm costs -------------------------------------------------------------------------------------------------
@@ -90,8 +99,8 @@ def probe(root: Path, *, recipe: str) -> dict[str, Any]:
     """Measure what one step of a recipe, of its network's supervised training, and of reading features cost.
 
     Returns:
-        ``backbone`` (name, options), ``lr``, ``batch_size``, and prices ``{"flop", "seconds"}``: ``step``, ``image``
-        (reading features), ``supervised`` (one for each label budget).
+        ``backbone`` (name, options; of forecasts also the data it reads), ``lr``, ``batch_size``, and prices
+        ``{"flop", "seconds"}``: ``step``, ``image`` (reading features), ``supervised`` (one for each label budget).
     """
     g = ground(root)
     chosen = g.recipes[recipe]
@@ -113,14 +122,19 @@ def probe(root: Path, *, recipe: str) -> dict[str, Any]:
         "backbone": {"name": network.name, "options": network.options, "kind": network.kind},
         "parameters": sum(p.numel() for p in network.parameters()), "lr": settings.lr,
         "batch_size": settings.batch_size, "shares": cost.as_dict(), "notes": notes,
-        "step": {"flop": cost.total, "seconds": _time(lambda i: engine.run(batch, Step(i, settings.steps, 0)))}}
-    images = torch.zeros(64, spec.channels, *spec.extent, device=fabric.device)
+        "step": {"flop": cost.total,
+                 "seconds": median_seconds(lambda i: engine.run(batch, Step(i, settings.steps, 0)))}}
+    ahead, extent = g.judged if isinstance(g.judged, Ahead) else None, spec.extent
+    if ahead is not None:  # objectives that forecast read a part of the window
+        read = method.exported_data()
+        out["backbone"]["data"], extent = plain(asdict(read)), read.extent
+    images = torch.zeros(64, spec.channels, *extent, device=fabric.device)
     network.eval()
     flop = count_forward(network, images[:1])
     with torch.inference_mode():  # operations cannot be counted in here
-        out["image"] = {"flop": flop, "seconds": _time(lambda _: network(images)) / len(images)}
-    out["supervised"] = [_supervised_price(g, network, spec, len(g.task.subsets[0][0][b]))
-                         for b in range(len(g.task.budgets))]
+        out["image"] = {"flop": flop, "seconds": median_seconds(lambda _: network(images)) / len(images)}
+    out["supervised"] = [ahead_jobs.price(network, ahead)] if ahead is not None else [
+        _supervised_price(g, network, spec, len(g.task.subsets[0][0][b])) for b in range(len(g.task.budgets))]
     return out
 
 
@@ -152,22 +166,7 @@ def _supervised_price(g: Ground, network: Backbone, spec: DataSpec, labels: int)
               "index": torch.arange(batch), key: told}
     sample = {k: v.to(engine.fabric.device) for k, v in sample.items()}
     return {"flop": count_step(engine, sample, Step(0, 1000, 0)).total, "batch": batch,
-            "seconds": _time(lambda i: engine.run(sample, Step(i, 1000, 0)))}
-
-
-def _time(step: Callable[[int], Any]) -> float:
-    """Median seconds of a step, after three that warm up."""
-    taken: list[float] = []
-    begun = time.perf_counter()
-    for i in range(3 + TIMED):
-        mark = time.perf_counter()
-        step(i)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - mark)
-        if len(taken) > 3 and time.perf_counter() - begun > ENOUGH:
-            break
-    return float(np.median(taken[3:]))
+            "seconds": median_seconds(lambda i: engine.run(sample, Step(i, 1000, 0)))}
 
 
 # -- pre-training ------------------------------------------------------------------------------------------------------
@@ -198,32 +197,38 @@ def advance(root: Path, *, trial: int, seed: int, until: int, steps: int, final:
         settings["train.lr"] = known["lr"] * scale
     run = root / "runs" / f"{entry['name']}-s{seed}"
     before = _steps_done(run)
-    begun, cpu = time.perf_counter(), _cpu()
+    begun, cpu = time.perf_counter(), cpu_seconds()
     pretrain(entry.get("source") or g.plan["asked"]["source"], objective=recipe.objective, backbone=recipe.backbone,
              out=run, steps=steps, seed=seed, settings={**settings, **options}, init=recipe.init, progress=False,
              report=False, until=until)
-    seconds, spent = time.perf_counter() - begun, _cpu() - cpu
-    model = load_trained(run)
+    seconds, spent = time.perf_counter() - begun, cpu_seconds() - cpu
+    validation, free, reading = _looked_at(g, load_trained(run), features_file(root, run.name), seed, final)
+    return {"score": overall(validation), "validation": validation, "steps": until, "done_here": until - before,
+            "wall_s": seconds, "cpu_s": spent, "read_s": reading, "label_free": free}
+
+
+def _looked_at(g: Ground, model: Trained, file: Path, seed: int,
+               final: bool) -> tuple[dict[str, dict[str, float]], dict[str, Any], float]:
+    """Validation scores and label-free scores of a network, and in the final the seconds of reading for the exam."""
     mark = time.perf_counter()
+    if isinstance(g.judged, Ahead):
+        seen = ahead_jobs.look(model.backbone, model.spec, g.judged, ("train", "val", *(("test",) if final else ())))
+        if final:
+            ahead_jobs.save_features(file, seen)
+        reading = time.perf_counter() - mark if final else 0.0
+        return ahead_jobs.validate(seen, g.judged), ahead_jobs.label_free(seen), reading
     train_x = extract(model.backbone, g.task.train, model.spec)
     if final:
-        save_arrays(features_file(root, run.name), train=train_x, test=extract(model.backbone, g.task.test, model.spec))
+        save_arrays(file, train=train_x, test=extract(model.backbone, g.task.test, model.spec))
     reading = time.perf_counter() - mark if final else 0.0
-    validation = validate(train_x, g.task, g.plan["readers"], seed)
     pool = np.setdiff1d(np.arange(len(train_x)), g.task.held_out)
-    return {"score": overall(validation), "validation": validation, "steps": until, "done_here": until - before,
-            "wall_s": seconds, "cpu_s": spent, "read_s": reading,
-            "label_free": registry.build("evaluator", "label_free")(train_x[pool])}
+    return (validate(train_x, g.task, g.plan["readers"], seed),
+            registry.build("evaluator", "label_free")(train_x[pool]), reading)
 
 
 def _steps_done(run: Path) -> int:
     names = [f.stem.removeprefix("step_") for f in (run / "checkpoints").glob("step_*.safetensors")]
     return max((int(n) for n in names if n.isdecimal()), default=0)
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def validate(features: np.ndarray, task: Task, readers: Sequence[str], seed: int) -> dict[str, dict[str, float]]:
@@ -267,15 +272,14 @@ def supervise(root: Path, *, name: str, budget: int, seed: int, steps: int, reci
         run: name of the run whose weights are taken; None = from scratch.
     """
     g = ground(root)
-    begun, cpu = time.perf_counter(), _cpu()
+    begun, cpu = time.perf_counter(), cpu_seconds()
     if run is None:
-        made = json.loads((root / "jobs" / f"probe-{recipe}.json").read_text(encoding="utf-8"))["backbone"]
-        spec = g.source.spec
-        like = build_backbone(made["name"], channels=spec.channels, size=spec.extent, **made["options"])
-        network = fresh(like, seed)
+        network, spec = _untrained(root, g, recipe, seed)
     else:
         model = load_trained(root / "runs" / run)
         network, spec = model.backbone, model.spec
+    if isinstance(g.judged, Ahead):
+        return ahead_jobs.supervise(network, g.judged, root / "scores" / f"{name}.npz", steps=steps, seed=seed)
     rows = g.task.subsets[seed][0][budget]
     exam = root / "scores" / f".exam-{name}-{os.getpid()}.npy"
     exam.parent.mkdir(parents=True, exist_ok=True)
@@ -290,8 +294,16 @@ def supervise(root: Path, *, name: str, budget: int, seed: int, steps: int, reci
     finally:
         exam.unlink(missing_ok=True)
     save_arrays(root / "scores" / f"{name}.npz", scores=scores)
-    return {"wall_s": time.perf_counter() - begun, "train_s": seconds, "cpu_s": _cpu() - cpu, "steps": steps,
+    return {"wall_s": time.perf_counter() - begun, "train_s": seconds, "cpu_s": cpu_seconds() - cpu, "steps": steps,
             "labels": len(rows)}
+
+
+def _untrained(root: Path, g: Ground, recipe: str, seed: int) -> tuple[Backbone, DataSpec]:
+    """A recipe's network before any training, and the data it reads."""
+    made = json.loads((root / "jobs" / f"probe-{recipe}.json").read_text(encoding="utf-8"))["backbone"]
+    spec = spec_from(made["data"]) if "data" in made else g.source.spec
+    like = build_backbone(made["name"], channels=spec.channels, size=spec.extent, **made["options"])
+    return fresh(like, seed), spec
 
 
 # -- the exam ----------------------------------------------------------------------------------------------------------
@@ -305,21 +317,40 @@ def exam(root: Path, *, name: str, kind: str, source: str, features: Sequence[st
         kind: ``"pretrained"`` or ``"control"``.
         source: the arm: a recipe or a control.
         features: runs, one a seed; or a control of the modality, ``labelled:NAME`` of one that reads labels itself,
-            ``untrained:RECIPE``, ``public:NAME``.
+            ``rule:NAME`` of a forecast, ``untrained:RECIPE``, ``public:NAME``.
     """
     g = ground(root)
-    begun, cpu = time.perf_counter(), _cpu()
+    begun, cpu = time.perf_counter(), cpu_seconds()
+    if isinstance(g.judged, Ahead):
+        forecasts, told = _forecasts(root, g, g.judged, source, kind, features)
+        return {"arms": save_arms(root / "scores" / f"{name}.npz", forecasts), "wall_s": time.perf_counter() - begun,
+                "cpu_s": cpu_seconds() - cpu, "label_free": told}
     reader = features[0].removeprefix("labelled:")
     if reader != features[0]:  # a control that reads samples and labels, and has no features
         arms = labelled_arms(source, labelled_controls(find(g.source.modality), g.task)[reader], g.task)
         return {"arms": save_arms(root / "scores" / f"{name}.npz", arms), "wall_s": time.perf_counter() - begun,
-                "cpu_s": _cpu() - cpu, "label_free": {}}
+                "cpu_s": cpu_seconds() - cpu, "label_free": {}}
     pairs = [p for words in features for p in _features(root, g, words)]
     arms = feature_arms(source, kind, pairs, g.task, g.plan["readers"])
     pool = np.setdiff1d(np.arange(len(g.task.train)), g.task.held_out)
     free = [registry.build("evaluator", "label_free")(train[pool]) for train, _ in pairs]
     return {"arms": save_arms(root / "scores" / f"{name}.npz", arms), "wall_s": time.perf_counter() - begun,
-            "cpu_s": _cpu() - cpu, "label_free": {k: float(np.mean([f[k] for f in free])) for k in free[0]}}
+            "cpu_s": cpu_seconds() - cpu, "label_free": {k: float(np.mean([f[k] for f in free])) for k in free[0]}}
+
+
+def _forecasts(root: Path, g: Ground, ahead: Ahead, source: str, kind: str,
+               features: Sequence[str]) -> tuple[list[Arm], dict[str, float]]:
+    """Arms of a forecast, and the mean of its features' label-free scores over seeds."""
+    word, _, name = features[0].partition(":")
+    if word == "rule":
+        return [ahead_jobs.control_arm(source, name, ahead)], {}
+    if word == "untrained":
+        seen = [ahead_jobs.look(*_untrained(root, g, name, seed), ahead) for seed in range(ahead.seeds)]
+    else:
+        seen = [ahead_jobs.load_features(features_file(root, run)) for run in features]
+    free = [ahead_jobs.label_free(one) for one in seen]
+    return (ahead_jobs.feature_arms(source, kind, seen, ahead),
+            {k: float(np.mean([f[k] for f in free])) for k in free[0]})
 
 
 def _features(root: Path, g: Ground, words: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -328,10 +359,7 @@ def _features(root: Path, g: Ground, words: str) -> list[tuple[np.ndarray, np.nd
         return [known[words](g.task.train.images, g.task.test.images, g.task.train.spec)]
     kind, colon, name = words.partition(":")
     if colon and kind == "untrained":
-        made = json.loads((root / "jobs" / f"probe-{name}.json").read_text(encoding="utf-8"))["backbone"]
-        like = build_backbone(made["name"], channels=g.source.spec.channels, size=g.source.spec.extent,
-                              **made["options"])
-        return [_extracted(fresh(like, seed), g.source.spec, g.task) for seed in range(len(g.task.subsets))]
+        return [_extracted(*_untrained(root, g, name, seed), g.task) for seed in range(len(g.task.subsets))]
     if colon and kind == "public":
         return [_extracted(*public_network(name, g.source.spec), g.task)]
     with np.load(features_file(root, words), allow_pickle=False) as stored:
@@ -342,59 +370,14 @@ def _extracted(backbone: Backbone, spec: DataSpec, task: Task) -> tuple[np.ndarr
     return extract(backbone, task.train, spec), extract(backbone, task.test, spec)
 
 
-def public_network(name: str, spec: DataSpec) -> tuple[Backbone, DataSpec]:
-    """Somebody's weights with the statistics they expect: of the weights where they say so, else of the data.
-
-    Args:
-        name: a run or exported folder, ``timm:NAME`` or ``hf:NAME``.
-        spec: what the images look like.
-    """
-    if is_ours(name):
-        model = load_trained(name)
-        return model.backbone, model.spec
-    if not name.startswith(("timm:", "hf:")):
-        raise UsageError(f"'{name}' is neither a run nor public weights.", where="--public",
-                         fix="Write a run folder, timm:NAME or hf:NAME.")
-    network = build_backbone(name, channels=spec.channels, size=spec.size, pretrained=True)
-    stated = getattr(getattr(network, "model", None), "pretrained_cfg", None) or {}
-    mean, std = (tuple(map(float, stated.get(key) or ())) for key in ("mean", "std"))
-    if len(mean) == len(std) == spec.channels:
-        spec = replace(spec, mean=mean, std=std)
-    return network.eval(), spec
-
-
 def trained_arm(root: Path, label: str, kind: str, source: str, evaluator: str, budget: int,
-                names: Sequence[str], task: Task) -> Arm:
+                names: Sequence[str], task: Task | Ahead) -> Arm:
     """An arm of networks trained on labels, one a seed, from the scores they left."""
+    if isinstance(task, Ahead):
+        return ahead_jobs.trained([root / "scores" / f"{name}.npz" for name in names], task, name=label, kind=kind,
+                                  source=source, evaluator=evaluator)
     scores = []
     for name in names:
         with np.load(root / "scores" / f"{name}.npz", allow_pickle=False) as stored:
             scores.append([stored["scores"]])
     return make_arm(label, kind, source, evaluator, task.budgets[budget], scores, task, time.perf_counter())
-
-
-# -- files -------------------------------------------------------------------------------------------------------------
-
-def features_file(root: Path, run: str) -> Path:
-    """Where the features of a run lie."""
-    return root / "features" / f"{run}.npz"
-
-
-def save_arrays(file: Path, **arrays: np.ndarray) -> None:
-    """Write arrays so that a crash leaves the old file or the new one."""
-    with atomic_path(file) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, **arrays)  # type: ignore[arg-type]
-
-
-def save_arms(file: Path, arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Write what every test sample got to ``file``; return the rest."""
-    held = [{k: v for k, v in vars(arm).items() if isinstance(v, np.ndarray)} for arm in arms]
-    save_arrays(file, **{f"{key}_{i}": value for i, arrays in enumerate(held) for key, value in arrays.items()})
-    return [{k: v for k, v in vars(arm).items() if k not in arrays} for arm, arrays in zip(arms, held, strict=True)]
-
-
-def load_arms(file: Path, rows: Sequence[Mapping[str, Any]]) -> list[Arm]:
-    """The arms :func:`save_arms` wrote."""
-    with np.load(file, allow_pickle=False) as stored:
-        return [Arm(**{**row, **{key: stored[f"{key}_{i}"] for key in ("quality", "targets", "absolute")
-                                 if f"{key}_{i}" in stored.files}}) for i, row in enumerate(rows)]

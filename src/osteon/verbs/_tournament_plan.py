@@ -23,17 +23,22 @@ from osteon.recipes import LR_SCALE, Recipe, read_recipes
 from osteon.verbs._arms import make_task
 from osteon.verbs._labelled import fitting, open_pair
 from osteon.verbs._pretrain_settings import DATA_SETTINGS, STATED, data_settings, sort_settings
+from osteon.verbs._tournament_ahead import FORECAST, READERS, check_ahead, open_ahead
 from osteon.verbs._tournament_budget import Budget, Price, off_by, parse_budget, steps_within
 from osteon.verbs._tournament_study import Trial
 from osteon.verbs.evaluate import LEAKS, WHOLE, _budget, _listed, _sort_metrics, check_leaks
 from osteon.verbs.pretrain import lasting
 
+#: why a forecast has no labelled data
+PARTS = "the parts of the series by time are training, validation and test data"
 #: what ``auto`` compares: the large families of objectives, each by its best-known method
 AUTO = ("simclr", "byol", "vicreg", "mae", "simmim", "spark")
 #: controls on request
 CONTROLS = ("self",)
 #: share of the budget that goes to fine-tuning where that is asked for
 ADAPTATION = 0.2
+#: evaluators where nothing is asked
+METRICS = ("knn", "linear_probe")
 #: what a tournament's folder may hold
 NAMES = frozenset({"plan.json", "jobs", "runs", "features", "scores", "slurm", "study.journal", "study.lock", "lock",
                    "tournament.json", "report.html"})
@@ -41,7 +46,10 @@ NAMES = frozenset({"plan.json", "jobs", "runs", "features", "scores", "slurm", "
 
 @dataclass(frozen=True)
 class Wish:
-    """What :func:`osteon.compare` was asked for, checked as far as it can be without opening data."""
+    """What :func:`osteon.compare` was asked for, checked as far as it can be without opening data.
+
+    A tournament on forecasting has a horizon, and neither ``train`` nor ``test``.
+    """
 
     source: str
     train: str
@@ -59,20 +67,40 @@ class Wish:
     leaks: str
     task: str = "auto"
     target: str | None = None
+    horizon: int | None = None
 
 
-def check_wish(source: str | Path, *, train: str | Path, test: str | Path, recipes: Any, budget: str | Budget,
-               seeds: int, metrics: Sequence[str], label_budget: Sequence[int | str], public: Sequence[str],
-               control: Sequence[str], settings: Mapping[str, Any] | None, trials: int, finalists: int,
-               leaks: str, task: str = "auto", target: str | None = None) -> Wish:
+def check_wish(source: str | Path, *, train: str | Path | None, test: str | Path | None, recipes: Any,
+               budget: str | Budget, seeds: int, metrics: Sequence[str], label_budget: Sequence[int | str],
+               public: Sequence[str], control: Sequence[str], settings: Mapping[str, Any] | None, trials: int,
+               finalists: int, leaks: str, task: str = "auto", target: str | None = None, horizon: int | None = None,
+               context: int | None = None) -> Wish:
     """Check the arguments of a tournament one by one. Raises UsageError for the first that makes no sense."""
     for option, value in (("--seeds", seeds), ("--trials", trials), ("--finalists", finalists)):
         if value < 1:
             raise UsageError(f"{option} must be at least 1, not {value}.", where=option)
     if leaks not in LEAKS:
         raise UsageError(f"'{leaks}' is no way to treat leaks.", where="--leaks", fix=f"Use {', '.join(LEAKS)}.")
-    check_task(task, target)
     names = tuple(_listed(metrics))
+    common: dict[str, Any] = {"recipes": AUTO if recipes == "auto" else recipes, "budget": parse_budget(budget),
+                              "seeds": seeds, "trials": trials, "finalists": finalists, "leaks": leaks, "task": task}
+    if task == FORECAST:
+        foreign = {"--train": (train, PARTS), "--test": (test, PARTS),
+                   "--target": (target, "all channels are forecast"),
+                   "--label-budget": (_listed(label_budget) != ["all"], "every step of a series is its own label"),
+                   "--public": (public, "'osteon forecast' scores a run that is there already"),
+                   "--control": (control, "pre-training sees the training part alone as it is"),
+                   "--leaks": (leaks != "error", "parts by time share no step")}
+        found = check_ahead(str(source), horizon=horizon, context=context, settings=dict(settings or {}), metrics=names,
+                            usual=METRICS, foreign=foreign)
+        return Wish(train="", test="", label_budget=("all",), public=(), control=(), **found, **common)
+    if horizon is not None or context is not None:
+        raise UsageError("A horizon and a context are those of a forecast.", where="--horizon, --context",
+                         fix="Add --task forecast, and leave --train and --test out.")
+    if train is None or test is None:
+        raise UsageError("A tournament needs labelled data to judge by.", where="--train, --test",
+                         fix="Give both; or --task forecast, which judges by the future of one long series.")
+    check_task(task, target, FORECAST)
     readers, describers = _sort_metrics(names, None)
     if describers or not readers:
         raise UsageError("A tournament ranks by evaluators that read labels.", where="--metrics",
@@ -86,9 +114,8 @@ def check_wish(source: str | Path, *, train: str | Path, test: str | Path, recip
     budgets = tuple(_budget(b) for b in _listed(label_budget))
     if not budgets:
         raise UsageError("There is no label budget.", where="--label-budget", fix="Write e.g. 10,100,all.")
-    return Wish(str(source), str(train), str(test), AUTO if recipes == "auto" else recipes, parse_budget(budget),
-                seeds, names, budgets, tuple(_listed(public)), controls, dict(settings or {}), trials, finalists, leaks,
-                task, target)
+    return Wish(str(source), str(train), str(test), metrics=names, label_budget=budgets, public=tuple(_listed(public)),
+                control=controls, settings=dict(settings or {}), target=target, **common)
 
 
 def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, Any]:
@@ -100,7 +127,8 @@ def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, A
         DataError: data that cannot be used, or leaks.
     """
     wish = _with_label(wish)
-    source, data, train, test = _open(wish)
+    source, data = _open(wish)
+    pair = None if wish.horizon is not None else open_pair(wish.train, wish.test, source.spec, wish.task, wish.target)
     for note in source.notes:
         say(note)
     wanted = wish.recipes
@@ -109,35 +137,52 @@ def make_plan(root: Path, wish: Wish, say: Callable[[str], None]) -> dict[str, A
     recipes = read_recipes(wanted, modality=source.modality, labelled=source.labels is not None)
     common = {r.name: check_recipe(r, wish.settings, recipes, labelled=source.labels is not None,
                                    modality=source.modality) for r in recipes}
-    asked = {"source": lasting(wish.source), "train": lasting(wish.train), "test": lasting(wish.test),
+    asked = {"source": lasting(wish.source), **({} if pair is None else {"train": lasting(wish.train),
+                                                                         "test": lasting(wish.test)}),
              "budget": asdict(wish.budget), "seeds": wish.seeds, "metrics": list(wish.metrics),
              "label_budget": list(wish.label_budget), "public": [lasting(p) for p in wish.public],
              "control": list(wish.control), "settings": dict(wish.settings), "trials": wish.trials,
              "finalists": wish.finalists, "leaks": wish.leaks,
              **({"task": wish.task, "target": wish.target} if (wish.task, wish.target) != ("auto", None) else {}),
+             **({} if wish.horizon is None else {"horizon": wish.horizon}),
              "recipes": {r.name: r.as_dict() for r in recipes},
-             "data": {"source": source.fingerprint, "train": train.fingerprint, "test": test.fingerprint}}
+             "data": {"source": source.fingerprint, **({} if pair is None else {"train": pair[0].fingerprint,
+                                                                                "test": pair[1].fingerprint})}}
     file = root / "plan.json"
     if file.exists():
         return _stored(file, asked)
     _refuse_foreign(root)
-    kept, notes = _without_leaks(source, train, test, wish.leaks,
-                                 labelled=any(registry.find("objective", r.objective).labels for r in recipes))
-    flip = all({**common[r.name], **r.settings}.get("flip") is not False for r in recipes)
-    place = {name: i for i, name in enumerate(test.ids)}
-    task = make_task(train, kept, list(wish.label_budget), wish.seeds, flip=flip)  # refuses what cannot be evaluated
-    readers, left = fitting(_sort_metrics(wish.metrics, None)[0], task)
+    judged = _judged_ahead(source, wish, say) if pair is None else _judged(source, *pair, wish, recipes, common)
     plan = plain({"asked": asked, "data": data, "recipes": [r.as_dict() for r in recipes], "common": common,
-                  "trials": _trials(recipes, wish), "readers": readers, "fine_tune": WHOLE in wish.metrics,
-                  "flip": bool(flip), "modality": source.modality,
-                  "test_rows": None if kept is test else [place[i] for i in kept.ids],
-                  "notes": [*notes, *left]})
+                  "trials": _trials(recipes, wish), "fine_tune": WHOLE in wish.metrics, "modality": source.modality,
+                  **judged})
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
         if file.exists():  # another process was faster
             return _stored(file, asked)
         write_text(file, json.dumps(plan, indent=1) + "\n")
     return dict(plan)
+
+
+def _judged(source: Dataset, train: Dataset, test: Dataset, wish: Wish, recipes: Sequence[Recipe],
+            common: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How labels judge: readers, test samples that are left when copies are out, whether images are mirrored, notes."""
+    kept, notes = _without_leaks(source, train, test, wish.leaks,
+                                 labelled=any(registry.find("objective", r.objective).labels for r in recipes))
+    flip = all({**common[r.name], **r.settings}.get("flip") is not False for r in recipes)
+    place = {name: i for i, name in enumerate(test.ids)}
+    task = make_task(train, kept, list(wish.label_budget), wish.seeds, flip=flip)  # refuses what cannot be evaluated
+    readers, left = fitting(_sort_metrics(wish.metrics, None)[0], task)
+    return {"readers": readers, "flip": bool(flip), "notes": [*notes, *left],
+            "test_rows": None if kept is test else [place[i] for i in kept.ids]}
+
+
+def _judged_ahead(source: Dataset, wish: Wish, say: Callable[[str], None]) -> dict[str, Any]:
+    """How the future judges; refuses a series that is too short for it."""
+    notes = open_ahead(source, int(wish.horizon or 0), wish.seeds).task.notes
+    for note in notes:
+        say(note)
+    return {"readers": list(READERS), "flip": False, "test_rows": None, "notes": notes}
 
 
 def _stored(file: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,13 +195,12 @@ def _stored(file: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def _open(wish: Wish) -> tuple[Dataset, dict[str, Any], Dataset, Dataset]:
+def _open(wish: Wish) -> tuple[Dataset, dict[str, Any]]:
+    """The source of pre-training, and the settings it was opened with."""
     data = {k: v for k, v in wish.settings.items() if k.removeprefix("data.") in data_settings()}
     data = {k.removeprefix("data."): v for k, v in data.items()}
     data = {k: v for k, v in data.items() if k not in STATED}  # which stay in the plan, among the settings
-    source = open_source(wish.source, **{**DATA_SETTINGS, **data})
-    train, test = open_pair(wish.train, wish.test, source.spec, wish.task, wish.target)
-    return source, data, train, test
+    return open_source(wish.source, **{**DATA_SETTINGS, **data}), data
 
 
 def _with_label(wish: Wish) -> Wish:

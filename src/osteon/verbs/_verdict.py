@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from osteon.parts.forecast import MSE
 from osteon.parts.intervals import Difference, compare_paired, holm
 from osteon.parts.regression import R2
 from osteon.verbs._arms import Arm
 
 #: A difference smaller than this (in quality, of which 1 is perfect) is of no practical use: one point.
 MARGIN = 0.01
+#: With fewer independent stretches of test time than this nothing is claimed of forecasts.
+FEWEST_BLOCKS = 6
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,16 @@ def judge(arms: Sequence[Arm], unit: str) -> dict[str, Any]:
 
     Args:
         arms: every arm at every budget.
-        unit: what quality is, e.g. ``"accuracy"``, or R2, of which more is better too.
+        unit: what quality is, e.g. ``"accuracy"``, or R2, of which more is better too. Of forecasts (MSE) see
+            :func:`judge_errors`.
 
     Returns:
         ``{"answer", "sentence", "numbers"}``.
     """
+    if unit == MSE:
+        ours, control = _pair(arms, arms[0].budget)
+        return judge_errors(ours.name, control.name, -ours.quality, -control.quality,
+                            (float(np.mean(ours.scores["mse"])), float(np.mean(control.scores["mse"]))))
     budgets = list(dict.fromkeys(a.budget for a in arms))
     pairs = [_pair(arms, b) for b in budgets]
     differences = [difference(a, c) for a, c in pairs]
@@ -98,9 +106,54 @@ def _pair(arms: Sequence[Arm], budget: int | str) -> tuple[Arm, Arm]:
     return ours, control
 
 
+def judge_errors(ours: str, control: str, mine: np.ndarray, theirs: np.ndarray,
+                 errors: tuple[float, float]) -> dict[str, Any]:
+    """The verdict on two forecasts: the difference of their squared errors, paired by stretch of time and by seed.
+
+    Its 95 % interval is a bootstrap over stretches. *Pays*: the interval lies above 0. *Does not pay*: its upper end is
+    below 1 % of the control's error. Otherwise, or with fewer than 6 stretches, it cannot be told.
+
+    Args:
+        ours: name of the pre-trained arm.
+        control: name of the control.
+        mine: (S, B) mean squared error of each stretch of test time, a row a seed.
+        theirs: the same of the control.
+        errors: mean squared errors over all test windows, ours and the control's.
+
+    Returns:
+        ``{"answer", "sentence", "numbers"}``.
+    """
+    found = compare_paired(theirs, mine, resamples=4000)
+    error, base = errors
+    gain, blocks = (base - error) / base, mine.shape[1]
+    low, high = min(found.low / base, gain), max(found.high / base, gain)
+    said = (f"{ours} has a mean squared error of {error:.3f} against {base:.3f} of {control}: "
+            f"{100 * gain:+.1f} % of that error saved [{100 * low:+.1f}, {100 * high:+.1f}]")
+    if blocks < FEWEST_BLOCKS:
+        answer, sentence = "cannot tell", (f"Whether pre-training paid cannot be told from {blocks} independent "
+                                           f"stretches of test time: {said}.")
+    elif low > 0:
+        answer, sentence = "pays", f"Pre-training paid for forecasting: {said}."
+    elif high < MARGIN:
+        answer, sentence = "does not pay", f"Pre-training did not pay for forecasting: {said}."
+    else:
+        answer, sentence = "cannot tell", f"Whether pre-training paid cannot be told from these data: {said}."
+    return {"answer": answer, "sentence": sentence,
+            "numbers": {"unit": "share of the control's mean squared error", "level": 0.95, "margin": MARGIN,
+                        "pretrained": ours, "control": control, "mean": gain, "low": low, "high": high, "p": found.p,
+                        "blocks": blocks}}
+
+
 def difference(ours: Arm, control: Arm) -> Difference:
-    """By how much one arm is better than another on the same test samples; see :func:`judge`."""
-    return _difference(ours.quality, control.quality, ours.targets)
+    """By how much one arm is better than another on the same test samples; see :func:`judge`.
+
+    Of forecasts in mean squared error; too few stretches of time tell nothing.
+    """
+    if not ours.errors:
+        return _difference(ours.quality, control.quality, ours.targets)
+    found = compare_paired(ours.quality, control.quality, resamples=4000)
+    few = ours.quality.shape[1] < FEWEST_BLOCKS
+    return replace(found, low=min(found.low, found.mean), high=max(found.high, found.mean), p=1.0 if few else found.p)
 
 
 def _difference(ours: np.ndarray, control: np.ndarray, targets: np.ndarray | None = None) -> Difference:

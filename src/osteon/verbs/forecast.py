@@ -14,18 +14,16 @@ from osteon.core.errors import UsageError
 from osteon.core.plain import plain
 from osteon.data.series import LongSeries, open_long
 from osteon.parts.forecast import block_means, cut, detect_period, last_value, origins, seasonal_naive
-from osteon.parts.intervals import bootstrap_interval, compare_paired
+from osteon.parts.intervals import bootstrap_interval
+from osteon.parts.types import DataSpec
 from osteon.report.forecast_page import write_forecast_report
 from osteon.verbs._alone import alone_in
 from osteon.verbs._forecast_arms import Direct, ForecastArm, Task, naive_arm, reader, ridge_arm
 from osteon.verbs._model import Trained, load_head, load_trained
 from osteon.verbs._networks import fresh
+from osteon.verbs._verdict import judge_errors
 from osteon.verbs.pretrain import speaker
 
-#: A gain smaller than this share of the control's error is of no practical use.
-MARGIN = 0.01
-#: With fewer independent stretches of test time than this nothing is claimed.
-FEWEST_BLOCKS = 6
 #: Period of the seasonal forecast where nothing is asked: a day of hours.
 DAY = 24
 
@@ -64,8 +62,8 @@ def forecast(run: str | Path, *, source: str | Path, horizon: int = 96, context:
     say = speaker(progress)
     model = load_trained(run)
     series = open_long(source, like=_checked(model, horizon, spans, seeds), **({"split": split} if split else {}))
-    task = _make_task(series, model, horizon, context, fit_windows, test_windows)
-    season = _period(period, series, task)
+    task = windows_of(series, _within(model.spec, context), horizon, fit_windows, test_windows)
+    season = season_of(period, series, task)
     for note in task.notes:
         say(note)
     name = str(model.meta.get("objective", {}).get("name") or model.name)
@@ -112,15 +110,28 @@ def _checked(model: Trained, horizon: int, spans: int, seeds: int) -> Any:
     return model.spec
 
 
-def _make_task(series: LongSeries, model: Trained, horizon: int, context: int | None, fit: int, test: int) -> Task:
-    """Origins of every part, and the values by which errors are counted."""
-    length = model.spec.extent[0]
+def _within(spec: DataSpec, context: int | None) -> DataSpec:
+    length = spec.extent[0]
     if context not in (None, length):
         raise UsageError(f"The model sees {length} steps; a context of {context} is not its window.", where="context",
                          fix=f"Leave it out, or pre-train with --set window={context}.")
-    wide = 1 if model.spec.traits.get("independent") else len(series.names)
-    if model.spec.channels != wide:
-        raise UsageError(f"The model takes {model.spec.channels} channels, the series has {len(series.names)}.",
+    return spec
+
+
+def windows_of(series: LongSeries, spec: DataSpec, horizon: int, fit: int = 1500, test: int = 0) -> Task:
+    """Origins of every part, and the values by which errors are counted.
+
+    Args:
+        series: what is forecast.
+        spec: the data of a model; its window is the context.
+        horizon: steps ahead.
+        fit: at most so many training windows, a third as many for validation.
+        test: at most so many test windows; 0: every one.
+    """
+    length = spec.extent[0]
+    wide = 1 if spec.traits.get("independent") else len(series.names)
+    if spec.channels != wide:
+        raise UsageError(f"The model takes {spec.channels} channels, the series has {len(series.names)}.",
                          where="source", fix="Pre-train with --set independent=true to forecast any number of them.")
     parts, notes = dict(series.parts), list(series.notes)
     begin, end = parts["train"]
@@ -140,7 +151,8 @@ def _make_task(series: LongSeries, model: Trained, horizon: int, context: int | 
     return Task(values, rows, length, horizon, notes)
 
 
-def _period(asked: int | str, series: LongSeries, task: Task) -> int:
+def season_of(asked: int | str, series: LongSeries, task: Task) -> int:
+    """Period of the seasonal forecast: a number of steps, or ``auto``, by a noted rule."""
     if asked == "auto":
         begin, end = series.parts["train"]
         found = detect_period(task.values[:, begin:end], task.context)
@@ -156,32 +168,13 @@ def _period(asked: int | str, series: LongSeries, task: Task) -> int:
 def judge(arms: list[ForecastArm], block: int) -> dict[str, Any]:
     """Did pre-training pay? The pre-trained arm and the control that are best on validation windows, on test windows.
 
-    The difference of their squared errors is paired by origin and has a 95 % interval by bootstrap over blocks of
-    neighbouring windows. *Pays*: the interval lies above 0. *Does not pay*: its upper end is below 1 % of the control's
-    error. Otherwise, or with fewer than 6 blocks, it cannot be told.
+    See :func:`osteon.verbs._verdict.judge_errors`.
     """
     ours, control = (min((a for a in arms if a.kind == kind), key=lambda a: a.validation)
                      for kind in ("pretrained", "control"))
-    theirs, mine = (block_means(a.squared, block) for a in (control, ours))
-    found = compare_paired(theirs[None], mine[None], resamples=4000)
-    base = float(control.squared.mean())
-    gain = (base - float(ours.squared.mean())) / base
-    low, high = (min(found.low / base, gain), max(found.high / base, gain))
-    said = (f"{ours.name} has a mean squared error of {ours.squared.mean():.3f} against {base:.3f} of {control.name}: "
-            f"{100 * gain:+.1f} % of that error saved [{100 * low:+.1f}, {100 * high:+.1f}]")
-    if len(mine) < FEWEST_BLOCKS:
-        answer, sentence = "cannot tell", (f"Whether pre-training paid cannot be told from {len(mine)} independent "
-                                           f"stretches of test time: {said}.")
-    elif low > 0:
-        answer, sentence = "pays", f"Pre-training paid for forecasting: {said}."
-    elif high < MARGIN:
-        answer, sentence = "does not pay", f"Pre-training did not pay for forecasting: {said}."
-    else:
-        answer, sentence = "cannot tell", f"Whether pre-training paid cannot be told from these data: {said}."
-    return {"answer": answer, "sentence": sentence,
-            "numbers": {"unit": "share of the control's mean squared error", "level": 0.95, "margin": MARGIN,
-                        "pretrained": ours.name, "control": control.name, "mean": gain, "low": low, "high": high,
-                        "p": found.p, "blocks": len(mine)}}
+    mine, theirs = (block_means(a.squared, block)[None] for a in (ours, control))
+    return judge_errors(ours.name, control.name, mine, theirs,
+                        (float(ours.squared.mean()), float(control.squared.mean())))
 
 
 def _row(arm: ForecastArm, block: int, names: list[str]) -> dict[str, Any]:

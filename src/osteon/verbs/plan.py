@@ -27,17 +27,19 @@ def plan(source: str | Path, *, objective: str | None = None, backbone: str | No
          config: str | Path | None = None, init: str | Path | None = None, guard: str | Path | None = None,
          memory: str | None = None, largest: bool = True, recipes: str | Path | Sequence[Any] | None = None,
          budget: str | None = None, train: str | Path | None = None, test: str | Path | None = None,
-         seeds: int = 3, progress: bool = True) -> dict[str, Any]:
+         seeds: int = 3, task: str = "auto", horizon: int | None = None, context: int | None = None,
+         progress: bool = True) -> dict[str, Any]:
     """Say what a run will take, from 20 real steps in a process of their own, with weights that are thrown away.
 
-    With ``recipes``, ``budget``, ``train`` or ``test`` it plans a tournament (:func:`osteon.compare`) instead.
+    With ``recipes``, ``budget``, ``train``, ``test`` or ``task`` it plans a tournament (:func:`osteon.compare`)
+    instead.
 
     Args:
         source, objective, backbone, steps, epochs, batch_size, accumulate, precision, seed, settings, config, init,
             guard: as in :func:`osteon.pretrain`.
         memory: most memory a run may take, e.g. ``4GB``; by default what is free now.
         largest: also find the largest batch that fits.
-        recipes, budget, train, test, seeds: as in :func:`osteon.compare`.
+        recipes, budget, train, test, seeds, task, horizon, context: as in :func:`osteon.compare`.
         progress: tell what goes on.
 
     Returns:
@@ -56,18 +58,19 @@ def plan(source: str | Path, *, objective: str | None = None, backbone: str | No
         "source": str(source), "objective": objective, "backbone": backbone, "steps": steps, "epochs": epochs,
         "batch_size": batch_size, "accumulate": accumulate, "precision": precision, "seed": seed,
         "settings": dict(settings or {}), "config": config, "init": init, "guard": guard}
-    if recipes is not None or budget is not None or train is not None or test is not None:
+    if any(given is not None for given in (recipes, budget, train, test, horizon, context)) or task != "auto":
         given = [k for k, v in arguments.items() if v and k not in ("source", "settings")]
         if given:
-            raise UsageError(f"'{given[0]}' is of one run, and recipes, budget, train or test are of a tournament.",
-                             where="plan", fix="Plan one of the two; settings of all recipes go through --set.")
-        if train is None or test is None:
+            raise UsageError(f"'{given[0]}' is of one run, and recipes, budget, train, test or task are of a "
+                             "tournament.", where="plan",
+                             fix="Plan one of the two; settings of all recipes go through --set.")
+        if task != "forecast" and (train is None or test is None):
             raise UsageError("A tournament needs labelled data to judge by.", where="plan",
                              fix="Give --train and --test.")
         from osteon.verbs._plan_compare import plan_compare
 
         return plan_compare(source, train=train, test=test, recipes=recipes or "auto", budget=budget or "2000steps",
-                            seeds=seeds, settings=settings, say=say)
+                            seeds=seeds, settings=settings, task=task, horizon=horizon, context=context, say=say)
     limit, whose = free_memory() if memory is None else (read_memory(memory), "as asked")
     say(f"probing {PROBE_STEPS} steps")
     found = probe(arguments, steps=PROBE_STEPS)
