@@ -274,9 +274,22 @@ def test_ts_files_that_cannot_be_used(tmp_path):
         path.write_text(text)
         with pytest.raises(DataError, match=words):
             open_source(path)
-    path.write_text(TS.replace("@classLabel true a b", "@targetLabel true").replace(":a", ":0.5").replace(":b", ":1"))
-    data = open_source(path, max_skipped=0.9, cache=False)
-    assert data.labels is None and any("number to be predicted" in note for note in data.notes)
+
+
+def test_ts_files_with_a_number_to_be_predicted(tmp_path):
+    numbers = TS.replace("@classLabel true a b", "@targetLabel true").replace(":a", ":0.5").replace(":b", ":1")
+    path = tmp_path / "Toy_TRAIN.ts"
+    path.write_text(numbers)
+    data = open_source(path, max_skipped=0.9, cache=False)  # the third line is damaged, the fourth lacks a channel
+    assert data.labels is None and data.targets.tolist() == [0.5, 1.0] and len(data.skipped) == 2
+    classes = open_source(path, max_skipped=0.9, cache=False, task="classes")
+    assert classes.targets is None and classes.class_names == ["0.5", "1"]
+    path.write_text(numbers.replace("3:4,5,6:1\n1,2,x", "3:4,5,6:?\n1,2,x"))
+    with pytest.raises(DataError, match="line-000007"):
+        open_source(path, max_skipped=0.9, cache=False)
+    (tmp_path / "Toy_TEST.ts").write_text(TS)
+    with pytest.raises(DataError, match="classes in another"):
+        open_source(tmp_path, max_skipped=0.9, cache=False)
 
 
 def test_a_csv_with_a_series_a_row_only_when_asked(tmp_path):

@@ -177,13 +177,14 @@ def test_labelled_controls_at_small_budgets():
 
 def test_controls_of_numbers_know_the_diabetes_table():
     train, test = open_source("diabetes:train", cache=False), open_source("diabetes:test", cache=False)
-    for name, least in (("gradient-boosted trees", 0.4), ("ridge regression", 0.45)):
+    for name, least in (("gradient-boosted trees", 0.4), ("ridge regression", 0.45),
+                        ("boosted random features", 0.4)):
         fit = ta.NUMBER_CONTROLS[name]
         told = fit(train.images, train.targets, test.images, train.spec)
         assert least < 1 - np.mean((told - test.targets)**2) / np.var(test.targets) < 0.6
         for few in (1, 2):
             assert np.isfinite(fit(train.images[:few], train.targets[:few], test.images, train.spec)).all()
-    assert set(ta.NUMBER_CONTROLS) == {"gradient-boosted trees", "ridge regression"}
+    assert set(ta.NUMBER_CONTROLS) == {"gradient-boosted trees", "ridge regression", "boosted random features"}
 
 
 def test_more_levels_than_the_trees_take():

@@ -89,3 +89,15 @@ def test_standardised_by_hand():
 def test_impossible_priors_are_named(make):
     with pytest.raises(UsageError):
         make()
+
+
+def test_numbers_are_standardised_and_hang_on_the_columns():
+    x, y = RandomNetworks(features=2, classes=0, noise=0.0).draw(draws(50), 128)
+    assert y.shape == (50, 128) and y.dtype == torch.float32
+    torch.testing.assert_close(y.mean(1), torch.zeros(50), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.square().mean(1), torch.ones(50), atol=1e-3, rtol=0)
+    near = (x[:, :, None] - x[:, None]).square().sum(-1) + 1e9 * torch.eye(128)
+    gap = (y - y.gather(1, near.argmin(2))).square().mean(1)
+    assert gap.median() < 0.5  # of numbers without a law: 2
+    noisy = RandomNetworks(features=2, classes=0, noise=3.0).draw(draws(50), 128)[1]
+    assert (noisy - y).square().mean() > 0.3

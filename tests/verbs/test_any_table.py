@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from osteon.core.errors import UsageError
+from osteon.core.errors import DataError, UsageError
 from osteon.verbs._model import load_trained
 from osteon.verbs.embed import embed
 from osteon.verbs.evaluate import evaluate
@@ -71,3 +71,16 @@ def test_a_network_of_one_table_says_how_any_could_be_read(place):
         embed(place / "own", place / "one.csv", out=place / "e5", like=place / "train.csv")
     with pytest.raises(Exception, match="names=cells"):
         embed(place / "own", place / "test.csv", out=place / "e5")
+
+
+def test_every_table_of_a_folder_is_searched_for_leaks(place, tmp_path):
+    two = [write(tmp_path / "both" / f"{name}.csv", columns, 20, seed) for name, columns, seed in (
+        ("a", "width,height", 5), ("b", "age,colour depth", 2)) if (tmp_path / "both").mkdir(exist_ok=True) is None]
+    run = pretrain(tmp_path / "both", objective="mae", backbone="vit_tiny", steps=1, batch_size=8, out=tmp_path / "run",
+                   settings={"names": "cells", "backbone.depth": 1}, progress=False, report=False)
+    assert load_trained(run).meta["sources"] == [str(file) for file in two]
+    rows = (place / "train.csv").read_text(encoding="utf-8").splitlines()  # the first 20 of which are those of b.csv
+    (tmp_path / "test.csv").write_text("\n".join([rows[0], *rows[1:9]]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="copies of test samples lie in the pre-training data.*b.csv"):
+        evaluate(run, train=write(tmp_path / "train.csv", "age,colour depth", 30, 9, True), test=tmp_path / "test.csv",
+                 metrics="ncm", seeds=1, scratch_steps=0, progress=False)

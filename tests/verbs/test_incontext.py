@@ -11,7 +11,7 @@ import torch
 from osteon.backbones.pfn import PFN
 from osteon.core.errors import DataError, UsageError
 from osteon.verbs import incontext as module
-from osteon.verbs.incontext import classify, incontext
+from osteon.verbs.incontext import classify, incontext, regress, summary
 from osteon.verbs.prior import FILE, load_prior, prior
 
 
@@ -111,3 +111,44 @@ def test_more_rows_than_the_context_are_read_in_stratified_parts():
     assert [len(labels) for _, labels in net.seen] == [7, 7, 6]
     assert all(1 <= int((labels == 0).sum()) <= 3 for _, labels in net.seen)
     assert np.allclose(out.sum(1), 1)
+
+
+def test_numbers_are_scored_beside_their_controls(folder, tmp_path):
+    numbers = prior(out=tmp_path / "pfn", features=6, classes=0, steps=2, batch_size=2, points=16, dim=16, depth=1,
+                    heads=2, progress=False)
+    found = incontext(numbers, train="diabetes:train", test="diabetes:test", label_budget=(40,), seeds=1,
+                      leaks="allow", out=tmp_path, progress=False)
+    assert {a["name"] for a in found["arms"]} == {"in context (PFN)", "gradient-boosted trees", "ridge regression",
+                                                  "boosted random features"}
+    assert found["metric"] == "R2" and all(np.isfinite(a["mae"]) for a in found["arms"]) and found["target"]["mean"] > 0
+    assert "MAE" in summary(found)
+    for network, table, words in ((folder, "diabetes", "tells classes apart"), (numbers, "iris", "classes; the")):
+        with pytest.raises(UsageError, match=words):
+            incontext(network, train=f"{table}:train", test=f"{table}:test", progress=False,
+                      task="regression" if table == "diabetes" else "classes")
+
+
+class Mean(PFN):
+    """Answers with the mean of the labels, and remembers them."""
+
+    def __init__(self) -> None:
+        super().__init__(features=3, dim=4, depth=1, heads=1)
+        self.seen: list[torch.Tensor] = []
+
+    def predict(self, x, y, query):
+        self.seen.append(y[0])
+        return y.mean(1, keepdim=True).expand(1, query.shape[1]) + query[..., 0]
+
+
+def test_numbers_are_standardised_and_told_in_their_own_unit():
+    net, (x, _) = Mean(), rows(20)
+    targets = 100 + 7 * np.arange(20.0)
+    told = regress(net, x, targets, x[:5], context=8)
+    assert [len(y) for y in net.seen] == [7, 7, 6]
+    every = torch.cat(net.seen)
+    assert every.mean().abs() < 1e-6 and every.square().mean() == pytest.approx(1, rel=1e-5)
+    assert max(abs(float(y.mean())) for y in net.seen) < 0.2  # every part is spread over the targets
+    first = (x[:5, 0] - x[:, 0].mean()) / x[:, 0].std()
+    parts = np.mean([float(y.mean()) for y in net.seen])
+    np.testing.assert_allclose(told, targets.mean() + targets.std() * (parts + first), rtol=1e-4)
+    assert np.isfinite(regress(net, x[:2], np.array([3.0, 3.0]), x)).all()

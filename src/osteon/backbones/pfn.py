@@ -30,8 +30,8 @@ CARD = Card(
     "instead of being read as numbers. The number of labelled points is uniform instead of weighted. The outermost "
     "borders of the distribution lie where half of an outer bucket is beyond them, as its tails assume, instead of at "
     "the extremes of a sample, which biases means. Priors are a Gaussian process and random networks with "
-    "standardised, mixed columns and up to K classes (the paper: Bayesian networks with two). Priors over hyper-"
-    "parameters, few-shot images and Bayesian optimisation are left out.",
+    "standardised, mixed columns and up to K classes or one standardised number (the paper: Bayesian networks with "
+    "two classes). Priors over hyper-parameters, few-shot images and Bayesian optimisation are left out.",
     rows=(306,),
     backbones=("tokens",),
     labels=True,

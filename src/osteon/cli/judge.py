@@ -38,7 +38,9 @@ def evaluate(
     test: Annotated[str, typer.Option(metavar="SOURCE", help="Labelled source they are measured on. Nothing is ever "
                                       "fitted here.", show_default=False)],
     metrics: Annotated[str, typer.Option(help="Comma-separated: see 'osteon methods --kind evaluator'; "
-                                         "fine_tune trains the whole network.")] = "knn,ncm,linear_probe",
+                                         "fine_tune trains the whole network; held_out is what the run's own task "
+                                         "costs on --test (perplexity, Chamfer distance, errors of hidden parts), "
+                                         "alone without labels.")] = "knn,ncm,linear_probe",
     label_budget: Annotated[str, typer.Option(help="Comma-separated numbers of labelled samples, and "
                                               "all.")] = "all",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of the labelled subset and of the controls' weights: what "
@@ -147,19 +149,22 @@ def incontext(
     context: Annotated[int, typer.Option(min=2, help="Labelled rows read at once; of more, parts are read and their "
                                          "answers averaged.")] = 512,
     leaks: Annotated[str, typer.Option(help="As in 'osteon evaluate': error, drop or allow.")] = "error",
+    task: Task = "auto",
+    target: Target = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Folder for incontext.json.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object with every score and its "
                                        "interval.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell what goes on.")] = False,
 ) -> None:
-    """Classify a table in one forward pass.
+    """Classify a table, or predict numbers, in one forward pass.
 
     A network that was trained on a generated prior reads the labelled rows; nothing is fitted to them. Beside it stand
-    boosted trees, logistic regression and boosted random features.
+    boosted trees, logistic or ridge regression and boosted random features.
     """
     budgets = tuple(label_count(word) for word in words_of(label_budget))
     result = call("incontext", network, train=train, test=test, label_budget=budgets, seeds=seeds, context=context,
-                   leaks=leaks, out=out, progress=not quiet)
+                   leaks=leaks, task=task, target=target, out=out,
+                   progress=not quiet)
     if json:
         show_json(result)
         return

@@ -178,7 +178,7 @@ def prior(
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the network.", show_default=False)],
     features: Annotated[int, typer.Option(min=1, help="Most columns it will read, categories counted by level; wider "
                                           "tables are projected.")] = 16,
-    classes: Annotated[int, typer.Option(min=2, help="Most classes it will tell apart.")] = 4,
+    classes: Annotated[int, typer.Option(min=0, help="Most classes it will tell apart; 0: it predicts numbers.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3000,
     batch_size: Annotated[int, typer.Option(min=1, help="Tasks a step.")] = 16,
     points: Annotated[int, typer.Option(min=2, help="Rows of a task, labelled or not.")] = 128,

@@ -167,11 +167,12 @@ class TsFile:
     labels: list[RawLabel] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    numbers: bool = False  # labels are numbers to be predicted, no classes
 
 
 def read_ts(path: Path, source: str) -> TsFile:
     """Series of the UCR and UEA archives' format: channels apart by colons, values by commas, ``?`` missing, then the
-    class. A damaged line stands as the reason, in bytes."""
+    class, or the number to be predicted (``@targetLabel true``). A damaged line stands as the reason, in bytes."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -194,9 +195,7 @@ def read_ts(path: Path, source: str) -> TsFile:
     if _yes(about, "timestamps"):
         raise DataError("The .ts file gives a time with every value; only equally spaced values are read.",
                         where=source, fix="Resample it to equal steps (@timeStamps false).")
-    if _yes(about, "targetlabel"):
-        out.labels = [None] * len(out.labels)
-        out.notes.append("labels: the target of each line is a number to be predicted, no class; left out")
+    out.numbers = _yes(about, "targetlabel")
     return out
 
 
@@ -207,17 +206,18 @@ def _yes(about: dict[str, list[str]], word: str) -> bool:
 def _ts_line(line: str, number: int, about: dict[str, list[str]], out: TsFile) -> None:
     out.lines.append(number)
     parts = line.split(":")
-    label = parts.pop().strip() if _yes(about, "classlabel") or _yes(about, "targetlabel") else None
+    numbers = _yes(about, "targetlabel")
+    label = parts.pop().strip() if numbers or _yes(about, "classlabel") else None
     try:
         channels = [[np.nan if cell.strip() in MISSING else float(cell) for cell in part.split(",")] for part in parts]
     except ValueError as error:
         reason = f"holds a cell that is no number ({str(error).split(':')[-1].strip()})"
         out.series.append(reason.encode())
-        out.labels.append(None)
+        out.labels.append(label if numbers else None)
         return
     if not channels:
         out.series.append(b"holds no channel")
-        out.labels.append(None)
+        out.labels.append(label if numbers else None)
         return
     longest = max(map(len, channels))
     out.series.append(np.array([row + [np.nan] * (longest - len(row)) for row in channels], np.float64))

@@ -58,18 +58,23 @@ def _ts(parts: dict[str, Path], source: str, like: DataSpec | None) -> Listing:
     arrays, labels = list[np.ndarray | bytes](), list[RawLabel]()
     ids, split, notes = list[str](), list[str](), list[str]()
     watch(*parts.values())
+    numbers = set[bool]()
     for part, file in sorted(parts.items(), key=lambda item: (item[0] != "train", item[0])):
         found, mark = read_ts(file, source), f"{part}-" if part else ""
         arrays += found.series
         labels += found.labels
+        numbers.add(found.numbers)
         ids += [f"{mark}line-{line:06d}" for line in found.lines]
         split += [part] * len(found.series)
         notes += [note for note in found.notes if note not in notes]
     if not arrays:
         raise DataError("The file holds no series after @data.", where=source, fix="Check that it is complete.")
+    if len(numbers) > 1:
+        raise DataError("Labels are numbers to be predicted in one of the .ts files and classes in another.",
+                        where=source, fix="Give all of them @targetLabel true, or none.")
     made = _samples(arrays, notes, source, stamp(list(parts.values())), like)
-    return replace(made, ids=ids, labels=labels if any(labels) else None,
-                   split=split if any(split) else None)
+    return replace(made, ids=ids, labels=labels if any(labels) else None, split=split if any(split) else None,
+                   task="regression" if True in numbers else made.task)
 
 
 def _npz(path: Path, source: str, asked: bool, like: DataSpec | None) -> Listing | None:

@@ -19,6 +19,7 @@ from osteon.data._table_names import no_columns
 from osteon.data.dataset import Dataset
 from osteon.data.listing import digest
 from osteon.data.source import open_source
+from osteon.data.table_folder import options_of, tables_of
 from osteon.parts.cells import by_names
 
 #: Options of ``--set``: shares of further sources, their shares in the last phase, the share of the steps before it.
@@ -168,7 +169,8 @@ def open_mixed(source: str | Path | Dataset, *, mix: Any = None, upsample: Any =
     """A source, by choice with others mixed in.
 
     Args:
-        source: the first one, which decides how all are read, and gets what the shares of the others leave.
+        source: the first one, which decides how all are read, and gets what the shares of the others leave; also a
+            folder of tables that are read by names.
         mix: shares of the others.
         upsample: their shares in the last phase; a source that is not named keeps its share, one that is new has none
             before.
@@ -182,7 +184,8 @@ def open_mixed(source: str | Path | Dataset, *, mix: Any = None, upsample: Any =
     base, last = read_shares(mix, "mix"), read_shares(upsample, "upsample")
     if not isinstance(switch, int | float) or not 0 <= switch <= 1:
         raise UsageError(f"switch = {switch} is no share of the steps.", where="switch", fix="Give 0 to 1, e.g. 0.85.")
-    first = open_source(source, **options)
+    files = [] if isinstance(source, Dataset) else tables_of(str(source), options.get("names"))
+    first = open_tables(files, str(source), **options) if files else open_source(source, **options)
     if not base and not last:
         return first
     names = [*base, *(name for name in last if name not in base)]
@@ -199,7 +202,29 @@ def open_mixed(source: str | Path | Dataset, *, mix: Any = None, upsample: Any =
     return _join(parts, [first.source, *names], made)
 
 
-def _join(parts: Sequence[Dataset], names: Sequence[str], mixture: Mixture) -> Dataset:
+def open_tables(files: Sequence[str], source: str, *, limit: int | None = None, **options: Any) -> Dataset:
+    """Several tables, whatever their columns, as one data set; each keeps its own columns and statistics.
+
+    Args:
+        files: the tables.
+        source: what they are called together.
+        limit: use at most so many rows, drawn at random over all tables.
+        options: of :func:`open_source`; those that name columns concern the tables that have them.
+    """
+    first, *others = options_of(files, {**options, "modality": "table"}, source)
+    parts = [open_source(files[0], **first)]
+    parts += [open_source(file, like=parts[0].spec, **more) for file, more in zip(files[1:], others, strict=True)]
+    made = replace(_join(parts, [Path(name).name for name in files], None), source=source)
+    made.notes.insert(0, f"tables: {len(files)} files of the folder, {len(made):,} rows, at most "
+                         f"{made.images.shape[2]} columns (rule: all csv, tsv and parquet files in it, each with its "
+                         "own columns)")
+    if limit is not None and limit < len(made):
+        made.notes.append(f"limit: {limit:,} of {len(made):,} rows (rule: drawn at random with seed 0)")
+        made = made.subset(np.sort(np.random.default_rng(0).permutation(len(made))[:limit]))
+    return made
+
+
+def _join(parts: Sequence[Dataset], names: Sequence[str], mixture: Mixture | None) -> Dataset:
     first = parts[0]
     any_table = by_names(first.spec)
     for name, part in zip(names, parts, strict=True):
@@ -221,7 +246,8 @@ def _join(parts: Sequence[Dataset], names: Sequence[str], mixture: Mixture) -> D
     if any_table:
         blank = no_columns(max(p.images.shape[2] for p in parts))
         spec = replace(spec, size=blank.shape[1], shape=(blank.shape[1],), traits={
-            **spec.traits, "tables": [p.spec.traits["columns"] for p in parts[1:]]})
+            **spec.traits, "tables": [columns for n, p in enumerate(parts) for columns in (
+                *([p.spec.traits["columns"]] if n else []), *p.spec.traits.get("tables", ()))]})
     return replace(first, images=cast(np.ndarray, Stack([p.images for p in parts], blank)),
                    ids=[f"{n}:{i}" for n, part in enumerate(parts) for i in part.ids], labels=labels,
                    class_names=first.class_names if known else [], groups=None, split=None, skipped=skipped,

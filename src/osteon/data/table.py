@@ -51,7 +51,8 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
     if path.is_dir() or path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
         if asked:
             raise DataError("A table is one csv, tsv or parquet file.", where=source,
-                            fix="Name the file, one row a sample, names of the columns in the first row.")
+                            fix="Name the file, one row a sample, names of the columns in the first row. With "
+                                "--set names=cells pre-training reads all tables of a folder.")
         return None
     if not asked and not looks_like_table(path):
         return None

@@ -71,6 +71,15 @@ class Tokenizer:
             return marks + [_from_letters(t) for t in self.tokens[3:]]
         return marks + [t[2:] if t.startswith("##") else t.replace("\u2581", " ") for t in self.tokens[3:]]
 
+    def lengths(self) -> np.ndarray:
+        """Bytes of every member in UTF-8, (V,) int64; special ones are 0, but for the unknown, which is taken for 1."""
+        if self.in_bytes:
+            letters = _letters()
+            sizes = [sum(1 if c in letters else len(c.encode("utf-8", "replace")) for c in t) for t in self.tokens[3:]]
+        else:
+            sizes = [len(p.encode("utf-8", "replace")) for p in self.pieces()[3:]]
+        return np.array([0, 0, 1, *sizes], np.int64)
+
     @property
     def in_bytes(self) -> bool:
         """Whether members are made of bytes, so that a letter may be spread over several."""

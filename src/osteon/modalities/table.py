@@ -19,6 +19,7 @@ import numpy as np
 from osteon.modalities._base import Control
 from osteon.parts.cells import by_names
 from osteon.parts.random_feature_boosting import RandomFeatureBooster, fit_chosen
+from osteon.parts.regression import scale_of
 from osteon.parts.types import DataSpec
 
 #: What several samples are called.
@@ -321,6 +322,17 @@ def boosted_features(train: np.ndarray, labels: np.ndarray, test: np.ndarray, sp
     return out
 
 
+def boosted_features_of_numbers(train: np.ndarray, targets: np.ndarray, test: np.ndarray, spec: DataSpec, *,
+                                seed: int = 0) -> np.ndarray:
+    """Numbers by boosted random features with the options of `boosted_features`; shapes as in `boosted_trees`."""
+    mean, scale = scale_of(targets)
+    if len(train) < 2 or not np.ptp(targets) > 0:
+        return np.full(len(test), mean)
+    model = fit_chosen(lambda ridge: RandomFeatureBooster(loss="mse", width=128, ridge=ridge, seed=seed),
+                       raw_columns(train, spec), (targets - mean) / scale, seed=seed)
+    return np.asarray(mean + scale * model.predict(raw_columns(test, spec))[:, 0])
+
+
 def _probabilities(make: Callable[[], Any], x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
     """Probabilities (M, classes) of a fresh classifier; classes that do not occur in ``y`` get 0."""
     out = np.zeros((len(test), classes), np.float64)
@@ -335,7 +347,8 @@ def _probabilities(make: Callable[[], Any], x: np.ndarray, y: np.ndarray, test: 
 
 #: The same for numbers: ``(train, targets, test, spec, *, seed) -> (M,)``.
 NUMBER_CONTROLS: dict[str, Callable[..., np.ndarray]] = {"gradient-boosted trees": boosted_trees_of_numbers,
-                                                         "ridge regression": ridge_regression}
+                                                         "ridge regression": ridge_regression,
+                                                         "boosted random features": boosted_features_of_numbers}
 #: Classifiers that read labels and train quickly: ``(train, labels, test, spec, *, classes, seed) -> (M, classes)``.
 LABELLED_CONTROLS: dict[str, Callable[..., np.ndarray]] = {"gradient-boosted trees": boosted_trees,
                                                            "logistic regression": logistic_regression,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from osteon.backbones import Backbone
+from osteon.parts.judged import CHAMFER, NATS, Judged
 from osteon.parts.objective import Objective
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
 from osteon.views import Views
@@ -31,6 +32,8 @@ class Masked(Objective):
 
     additive: ClassVar[bool] = True
     norm: ClassVar[Literal["l1", "l2"]] = "l2"
+    norm_pix: bool = False  # what is predicted is standardised token by token
+    causal: ClassVar[bool] = False  # tokens are predicted from all those before them
 
     def __init__(self, backbone: Backbone, data: DataSpec, *, views: Views) -> None:
         super().__init__(backbone, data)
@@ -72,6 +75,23 @@ class Masked(Objective):
         """Mean over samples."""
         total = encoded["loss"].mean()
         return Loss(total, {"reconstruction": total.detach()})
+
+    @torch.no_grad()
+    def judge(self, x: Tensor, draws: Draws) -> Judged:
+        """Costs of the hidden tokens of whole samples."""
+        mask, present = self.mask(self.backbone.grid(*x.shape[2:]), draws.fork("mask")), self.backbone.present(x)
+        truth, words = self.target(x), self.backbone.discrete
+        return Judged(self.error(self.predict(x, mask)[0], truth), mask if present is None else mask & present, truth,
+                      self.measured_in(), None if words else self.error, self.causal, self.backbone.places(x))
+
+    def measured_in(self) -> str:
+        """The unit of the costs."""
+        if self.backbone.discrete:
+            return NATS
+        if self.backbone.own_error:
+            return CHAMFER if self.data.modality == "points" else "error of what a token shows"
+        of = "a token standardised by itself" if self.norm_pix else "standardised values"
+        return f"{'absolute' if self.norm == 'l1' else 'squared'} error of {of}"
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -13,6 +13,7 @@ from osteon.backbones import Backbone
 from osteon.core.errors import UsageError
 from osteon.parts.attend import prefix_attention
 from osteon.parts.cloze import cover, draw_places
+from osteon.parts.judged import NATS, Judged
 from osteon.parts.objective import Objective
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
 from osteon.parts.words import PAD
@@ -73,9 +74,14 @@ class WordModel(Objective):
             out = read_prefix(self.backbone, tokens, torch.zeros_like(tokens, dtype=torch.bool))
             return self.head(out[:, :-1]), tokens[:, 1:], tokens[:, 1:] != PAD, out.mean(1)
         places, counted, seen = self.hide(tokens, draws)
+        scores, pooled = self.ask(seen, places)
+        return scores, tokens.gather(1, places), counted, pooled
+
+    def ask(self, seen: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, K, V) of what stood at some places of a text (B, N), and pooled features (B, D)."""
         features = self.backbone(seen[:, None].float())
         asked = features.tokens.gather(1, places[..., None].expand(-1, -1, features.tokens.shape[-1]))
-        return self.head(asked), tokens.gather(1, places), counted, features.pooled
+        return self.head(asked), features.pooled
 
     def hide(self, tokens: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Places drawn (B, K), which of them count (B, K), and the text as the network sees it (B, N)."""
@@ -87,6 +93,22 @@ class WordModel(Objective):
     def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
         """Mean over the words asked about."""
         return word_loss(encoded)
+
+    @torch.no_grad()
+    def judge(self, x: Tensor, draws: Draws) -> Judged:
+        """Costs of all words but the first from those before, or of hidden ones, all ``<mask>``, from the others."""
+        tokens, causal = self.backbone.shown(x), self.causal(draws.step)
+        if causal:
+            scores, words, counted, _ = self.predict(tokens, draws)
+            places = torch.arange(1, tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+        else:
+            places, counted = draw_places(tokens, self.ratio, draws.fork("places"))
+            seen = cover(tokens, places, counted, self.backbone.shown_width, draws.fork("cover"))
+            scores, words = self.ask(seen, places)[0], tokens.gather(1, places)
+        cost = F.cross_entropy(scores.float().transpose(1, 2), words, reduction="none")
+        return Judged(cost.new_zeros(tokens.shape).scatter(1, places, cost),
+                      torch.zeros_like(tokens, dtype=torch.bool).scatter(1, places, counted), tokens, NATS,
+                      causal=causal)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor]:

@@ -84,6 +84,7 @@ class AIM(Masked):
         flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
+    causal: ClassVar[bool] = True
     # The paper's rate at batch 4096, though its trunks are far larger; the square root keeps Adam's noise scale.
     recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 4096, "lr_rule": "sqrt", "betas": (0.9, 0.95),
                         "weight_decay": 0.05, "warmup": 0.05, "clip": 1.0}

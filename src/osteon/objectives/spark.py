@@ -101,6 +101,7 @@ class SparK(Masked):
         flip: mirror left-right at random; None = images are, samples of other modalities are not.
     """
 
+    norm_pix = True
     # The paper's 2e-4 * 4096 / 256 = 3.2e-3 at batch 4096 for LAMB; a square root of the batch for AdamW.
     recipe: ClassVar = {"optimizer": "adamw", "lr": 3.2e-3, "lr_per": 4096, "lr_rule": "sqrt", "weight_decay": 0.04,
                         "weight_decay_end": 0.2, "warmup": 0.05, "clip": 5.0}

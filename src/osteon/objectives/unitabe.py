@@ -48,7 +48,9 @@ CARD = Card(
     "one by one. A hidden cell is one mask piece, so that its length is hidden too. Both losses weigh 1, where the "
     "paper's weights are not in its code; the contrast is the one on the class token, with plain products at "
     "temperature 10. The schedule is constant, as in the code, and accumulated losses are averaged, which the code's "
-    "are not. Fine-tuning by prompts is not covered: heads and adapters read the class token.",
+    "are not. Fine-tuning by prompts is not covered: the code restricts a softmax to labels' tokens after a prompt, "
+    "but the prompt's wording and what becomes of labels of several pieces could not be verified, and adapting takes "
+    "a run's network without its decoder; heads and adapters read the class token.",
     rows=(116,),
     backbones=("tokens",),
     switch="--set names=units",

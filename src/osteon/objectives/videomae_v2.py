@@ -95,6 +95,7 @@ class VideoMAEV2(Masked):
         flip: mirror left-right at random.
     """
 
+    norm_pix = True
     # The authors' 1e-3 at batch 256 and warm-up over a tenth; the square root suits short runs at small batches.
     recipe: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "lr_per": 256, "lr_rule": "sqrt", "betas": (0.9, 0.95),
                         "weight_decay": 0.05, "warmup": 0.1}

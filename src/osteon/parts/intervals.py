@@ -74,6 +74,25 @@ def bootstrap_interval(values: np.ndarray, *, resamples: int = 1000, level: floa
     return hierarchical_interval(values[None], resamples=resamples, level=level, seed=seed)
 
 
+def ratio_interval(total: np.ndarray, count: np.ndarray, *, resamples: int = 1000, level: float = 0.95,
+                   seed: int = 0) -> Interval:
+    """Interval of a mean over all parts of all samples, by the percentile bootstrap over samples.
+
+    Args:
+        total: (M,) sum over the parts of a sample, e.g. what its words cost.
+        count: (M,) how many parts it has.
+        resamples: R.
+        level: share of repetitions the interval is to cover.
+        seed: which resamples.
+    """
+    pair = _matrix(np.stack([np.asarray(total, np.float64), np.asarray(count, np.float64)]), "total, count")
+    _check(resamples, level)
+    if pair[1].min() < 0 or not pair[1].sum() > 0:
+        raise DataError("Samples without parts have no mean.", where="count")
+    tops, parts = _resampled_means(pair, resamples, seed)
+    return _interval(float(pair[0].sum() / pair[1].sum()), tops[parts > 0] / parts[parts > 0], level)
+
+
 def t_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
     """Interval of a mean over seeds (Student t), for the test samples at hand: ``values`` is one score a seed, (S,)."""
     values = np.asarray(values, dtype=np.float64)

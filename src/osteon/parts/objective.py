@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from osteon.core.errors import UsageError
+from osteon.parts.judged import Judged
 from osteon.parts.types import Batch, DataSpec, Draws, Loss, Step
 
 if TYPE_CHECKING:
@@ -91,3 +93,16 @@ class Objective(nn.Module, ABC):
     def reconstruct(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
         """Input, corrupted input and output (B, C, H, W, normalised values) for the report; None if not applicable."""
         return None
+
+    def judge(self, x: Tensor, draws: Draws) -> Judged:
+        """What predictions cost on held-out samples as they are, token by token, in a unit that compares networks.
+
+        Args:
+            x: (B, C, *extent) normalised samples; no view is taken.
+            draws: which tokens are hidden.
+
+        Raises:
+            UsageError: the objective predicts nothing of a sample itself, such as one that compares views.
+        """
+        raise UsageError("This objective has no loss that compares networks: it predicts nothing of the samples.",
+                         where="held_out", fix="Use evaluators of features, or train with clm, mlm, mae, point_cmae...")

@@ -69,29 +69,29 @@ class GaussianProcess:
 
 
 class RandomNetworks:
-    """Classification tasks by random networks: a small Bayesian neural network, drawn anew for every task.
+    """Tasks by random networks: a small Bayesian neural network, drawn anew for every task.
 
     Samples are normal, mixed by a random matrix so that columns depend on each other, and standardised. A random
     subset of the columns exists (the others are 0), of these some matter more. Two layers of tanh with random scales
     give a score for each of 2 to K classes, standardised over the task; a random scale of noise is added, and the
-    largest score is the class.
+    largest score is the class. Of numbers there is one score, which with its noise is standardised again.
 
     Args:
         features: largest width F.
-        classes: most classes K.
+        classes: most classes K; 0 = y is a number.
         hidden: units of a hidden layer.
         noise: largest deviation of the noise on standardised scores.
     """
 
     def __init__(self, *, features: int = 16, classes: int = 4, hidden: int = 16, noise: float = 0.3) -> None:
-        if features < 1 or classes < 2 or hidden < 1 or noise < 0:
-            raise UsageError("features and hidden must be positive, classes at least 2, and noise not negative.",
+        if features < 1 or classes < 0 or classes == 1 or hidden < 1 or noise < 0:
+            raise UsageError("features and hidden must be positive, classes 0 or at least 2, noise not negative.",
                              where="prior of random networks")
         self.features, self.classes, self.hidden, self.noise = features, classes, hidden, noise
 
     def draw(self, draws: Draws, points: int) -> tuple[Tensor, Tensor]:
-        """Tasks of ``points`` samples each; classes are numbered at random."""
-        f, h = self.features, self.hidden
+        """Tasks of ``points`` samples each: (B, points, F), and classes, numbered at random, or numbers (B, points)."""
+        f, h, outputs = self.features, self.hidden, self.classes or 1
         shape = draws.fork("shape").rand(6)
         present = torch.arange(f) < 1 + (shape[:, 0] * f).long().clamp(max=f - 1).cpu()[:, None]
         present = present.to(shape.device)
@@ -105,8 +105,10 @@ class RandomNetworks:
             gain = (4 * shape[:, 3 + i, None, None] - 1).exp2()  # 1/2 to 8
             scale = gain if i == 0 else gain / math.sqrt(h)
             z = torch.tanh(scale * (z @ layer.randn(z.shape[-1], width)) + layer.randn(1, width))
-        score = standardised(z @ draws.fork("out").randn(h, self.classes))
-        score = score + self.noise * shape[:, 5, None, None] * draws.fork("noise").randn(points, self.classes)
+        score = standardised(z @ draws.fork("out").randn(h, outputs))
+        score = score + self.noise * shape[:, 5, None, None] * draws.fork("noise").randn(points, outputs)
+        if not self.classes:
+            return x, standardised(score)[..., 0]
         count = 2 + (draws.fork("classes").rand() * (self.classes - 1)).long().clamp(max=self.classes - 2)
         rank = draws.fork("names").rand(self.classes).argsort(1).argsort(1)
         return x, score.masked_fill((rank >= count[:, None])[:, None], -torch.inf).argmax(-1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from osteon.report.numbers import known, number, plain, seconds, words
-from osteon.report.page import Report
+from osteon.report.page import Cell, Report
 from osteon.report.sections import add_artefacts, add_scores, add_training_curves, verdict_of
 
 
@@ -32,6 +32,8 @@ def write_evaluation_report(result: dict[str, Any], out: Path, runs: list[dict[s
     if report.verdict is None:
         missing.append("Verdict: needs at least one pre-trained arm and one control, e.g. `osteon evaluate RUN --train "
                        "LABELLED --test LABELLED`.")
+    for section in (result.get("held_out") or {}).values():
+        _held_out(report, section)
     add_scores(report, result)
     if not result.get("arms"):
         missing.append("Scores: none were given; `osteon evaluate RUN --train LABELLED --test LABELLED` makes them.")
@@ -52,6 +54,19 @@ def write_evaluation_report(result: dict[str, Any], out: Path, runs: list[dict[s
     if missing:
         report.text("Not on this page", missing)
     return report.save(target)
+
+
+def _held_out(report: Report, section: Mapping[str, Any]) -> None:
+    """What a run's own task costs on test samples, beside its controls."""
+    named = {"perplexity": words(section["perplexity"]), "bits_per_byte": "Bits a byte"}
+    more = [key for key in named if key in section["arms"][0]]
+    rows = [[Cell(a["name"], tag="control" if a["kind"] == "control" else ""),
+             f"{number(a['loss'])} [{number(a['low'])}, {number(a['high'])}]", *(number(a[key]) for key in more)]
+            for a in section["arms"]]
+    report.table(f"Held-out samples: {section['name']}", ["", words(section["unit"]), *(named[k] for k in more)], rows,
+                 fold=False, stack=True, note=f"{section['verdict']['sentence']} Less is better. {section['asked']:,} "
+                 f"questions in {section['samples']:,} samples; intervals are bootstrapped over samples. "
+                 + " ".join(f"{note[:1].upper()}{note[1:]}." for note in section["notes"]))
 
 
 def _runs(report: Report, runs: Sequence[Mapping[str, Any]]) -> None:

@@ -101,8 +101,8 @@ def check_wish(source: str | Path, *, train: str | Path | None, test: str | Path
         raise UsageError("A tournament needs labelled data to judge by.", where="--train, --test",
                          fix="Give both; or --task forecast, which judges by the future of one long series.")
     check_task(task, target, FORECAST)
-    readers, describers = _sort_metrics(names, None)
-    if describers or not readers:
+    readers, *others = _sort_metrics(names, None)
+    if any(others) or not readers:
         raise UsageError("A tournament ranks by evaluators that read labels.", where="--metrics",
                          fix="Use e.g. knn,linear_probe; label-free scores are always shown beside them.")
     controls = tuple(_listed(control))

@@ -36,6 +36,7 @@ from osteon.verbs._arms import (
     labelled_controls,
     make_task,
 )
+from osteon.verbs._held_out import held_out, lines, overall
 from osteon.verbs._labelled import fitting, open_pair, spread_of
 from osteon.verbs._model import Trained, behind_head, extract, load_trained
 from osteon.verbs._networks import fresh, network_arms
@@ -58,10 +59,11 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
 
     Args:
         run: run folder, or several; runs of one objective and backbone are taken as seeds of one recipe.
-        train: labelled source; its labels are classes, or numbers to be predicted.
-        test: labelled source, disjoint from ``train`` and from the data of pre-training.
+        train: labelled source; its labels are classes, or numbers to be predicted. Unlabelled for ``held_out`` alone.
+        test: source of the same kind, disjoint from ``train`` and from the data of pre-training.
         metrics: evaluators (``osteon methods --kind evaluator``) and ``fine_tune``; those that need no labels describe
-            the test features under ``label_free``.
+            the test features under ``label_free``; ``held_out`` is what each run's own task costs on ``test``
+            (perplexity, Chamfer distance, errors of what was hidden) beside controls that are fitted on ``train``.
         label_budget: numbers of labels, or ``all``.
         seeds: subsets of labels (and initialisations) over which intervals are taken.
         scratch_steps: optimiser steps of training from scratch and of fine-tuning; by default as many as the
@@ -78,7 +80,7 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     Returns:
         Verdict, every arm at every budget with its interval, controls included, and what was automatic.
     """
-    readers, describers = _sort_metrics(_listed(metrics), scratch_steps)
+    readers, describers, tasks = _sort_metrics(_listed(metrics), scratch_steps)
     label_budget = _listed(label_budget)
     if seeds < 1 or not label_budget:
         raise UsageError("At least one seed and one label budget are needed.", where="--seeds, --label-budget")
@@ -93,6 +95,12 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     notes = [*train_set.notes, *(n for n in test_set.notes if n not in train_set.notes)]
     test_set, found = check_leaks(models, train_set, test_set, leaks)
     notes += found
+    own = held_out(models, runs, train_set, test_set, say) if tasks else {}
+    if not readers and WHOLE not in _listed(metrics):
+        first = next(iter(own.values()))
+        result: dict[str, Any] = {"verdict": overall(own), "metric": first["unit"], "budgets": [], "arms": [],
+                                  "test_samples": len(test_set), "notes": notes}
+        return _written(result, own, models, runs, train_set, test_set, out)
     flips = [m.meta.get("objective", {}).get("options", {}).get("flip") is not False for m in models]
     if head_layer:
         notes.append(f"features are read behind layer {head_layer} of the projection head; the controls have none")
@@ -105,23 +113,28 @@ def evaluate(run: str | Path | Sequence[str | Path], *, train: str | Path, test:
     if most > seeds:
         notes.append(f"{most} runs of one recipe were given; with --seeds {seeds}, the first {seeds} are scored")
     arms = _all_arms(models, judged, readers, WHOLE in _listed(metrics), scratch_steps, say)
-    result: dict[str, Any] = {
-              "verdict": judge(arms, judged.unit), "metric": judged.unit, "budgets": judged.budgets,
+    result = {"verdict": judge(arms, judged.unit), "metric": judged.unit, "budgets": judged.budgets,
               "arms": [_row(a) for a in arms], "support": _support(judged), "classes": judged.classes,
-              "test_samples": len(test_set), "seeds": seeds,
-              "notes": notes, "runs": [_about(m, r) for m, r in zip(models, runs, strict=True)]}
+              "test_samples": len(test_set), "seeds": seeds, "notes": notes}
     if describers:
         result["label_free"] = {m.name: _describe(m, test_set, describers) for m in models}
     if judged.regression:
         result["target"] = spread_of(judged.test_y)
-    result = plain(result, finite=True)  # a score that is not defined is null: NaN is no JSON
+    return _written(result, own, models, runs, train_set, test_set, out)
+
+
+def _written(result: dict[str, Any], own: Mapping[str, Any], models: Sequence[Trained], runs: Sequence[Path],
+             train: Dataset, test: Dataset, out: str | Path | None) -> dict[str, Any]:
+    """Write ``evaluation.json`` and the page; the result, complete."""
+    result["runs"] = [_about(m, r) for m, r in zip(models, runs, strict=True)]
+    result = plain({**result, "held_out": own} if own else result, finite=True)  # undefined scores are null: JSON
     folder = Path(out) if out is not None else runs[0]
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "evaluation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     page = write_evaluation_report(
         {**result, "title": "Did pre-training pay?", "curves": _curves(runs), "environment": collect({}),
-         "skipped": [(s.id, s.reason) for s in [*train_set.skipped, *test_set.skipped]],
-         "artefacts": _artefacts(models[0], test_set)}, folder / ("evaluation.html" if out is None else "report.html"),
+         "skipped": [(s.id, s.reason) for s in [*train.skipped, *test.skipped]],
+         "artefacts": _artefacts(models[0], test)}, folder / ("evaluation.html" if out is None else "report.html"),
         runs=result["runs"])
     result["report"] = str(page)
     return result
@@ -138,15 +151,15 @@ def _listed(words: Sequence[Any] | str) -> list[Any]:
     return list(dict.fromkeys([w.strip() for w in words.split(",") if w.strip()] if isinstance(words, str) else words))
 
 
-def _sort_metrics(metrics: Sequence[str], scratch_steps: int | None) -> tuple[list[str], list[str]]:
-    """Names of evaluators that read labels and of those that describe features without labels."""
+def _sort_metrics(metrics: Sequence[str], scratch_steps: int | None) -> tuple[list[str], list[str], list[str]]:
+    """Names of evaluators that read labels, of those that describe features without labels, and of tasks of a run."""
     names = [m for m in metrics if m != WHOLE]
-    describers = [m for m in names if _needs(m) == "features"]
-    readers = [m for m in names if m not in describers]
-    if not readers and (WHOLE not in metrics or scratch_steps == 0):
+    describers, tasks = ([m for m in names if _needs(m) == kind] for kind in ("features", "objective"))
+    readers = [m for m in names if m not in describers and m not in tasks]
+    if not readers and (WHOLE not in metrics or scratch_steps == 0) and (describers or WHOLE in metrics or not tasks):
         raise UsageError("These metrics leave nothing to compare with the controls.", where="--metrics",
                          fix=f"Add one that reads labels, e.g. knn, or {WHOLE} with training from scratch.")
-    return readers, describers
+    return readers, describers, tasks
 
 
 def _needs(name: str) -> str:
@@ -347,20 +360,23 @@ def _speaker(progress: bool) -> Callable[[str], None]:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """A table for the terminal: every arm at every budget, best first, then the verdict."""
+    """A table for the terminal: every arm at every budget, best first, then the verdict; runs' own tasks above."""
+    own = lines(result.get("held_out") or {})
+    if not result["arms"]:
+        return "\n".join(own)
     budgets = result["budgets"]
     names = list(dict.fromkeys((a["name"], a["kind"]) for a in result["arms"]))
     by = {(a["name"], a["budget"]): a for a in result["arms"]}
     names.sort(key=lambda nk: -float(np.mean([by[nk[0], b]["mean"] for b in budgets])))
     wide = max(len(n) for n, _ in names)
     numbers = result.get("metric") == R2
-    lines = [f"{R2 if numbers else '':{wide}}  {'':10}  " + "  ".join(f"{str(b) + ' labels':>22}" for b in budgets)]
+    rows = [f"{R2 if numbers else '':{wide}}  {'':10}  " + "  ".join(f"{str(b) + ' labels':>22}" for b in budgets)]
     for name, kind in names:
         cells = [_cell(by[name, b], numbers) for b in budgets]
-        lines.append(f"{name:{wide}}  {kind:10}  " + "  ".join(f"{c:>22}" for c in cells))
+        rows.append(f"{name:{wide}}  {kind:10}  " + "  ".join(f"{c:>22}" for c in cells))
     if numbers:
-        lines += ["", *(_errors(by[names[0][0], b]) for b in budgets)]
-    return "\n".join([*lines, "", result["verdict"]["sentence"]])
+        rows += ["", *(_errors(by[names[0][0], b]) for b in budgets)]
+    return "\n".join([*own, *([""] if own else []), *rows, "", result["verdict"]["sentence"]])
 
 
 def _cell(arm: Mapping[str, Any], numbers: bool) -> str:

@@ -22,6 +22,7 @@ from osteon.core.run import RunFolder
 from osteon.data import Dataset
 from osteon.data.ids import split_ids
 from osteon.data.mixture import open_mixed, read_shares
+from osteon.data.table_folder import tables_of
 from osteon.data.targets import why_unlabelled
 from osteon.data.tars import is_pattern
 from osteon.modalities import find
@@ -215,7 +216,8 @@ def prepare(source: str | Path, *, objective: str | None, backbone: str | None, 
 def keep(made: Prepared, run: RunFolder, steps: int) -> None:
     """Write ``model.safetensors``: the network as it is after so many steps."""
     mixed = [made.config["data"].get(key) or {} for key in ("mix", "upsample")]
-    sources = list(dict.fromkeys([made.config["source"], *(name for shares in mixed for name in shares)]))
+    own = tables_of(made.config["source"], made.config["data"].get("names")) or [made.config["source"]]
+    sources = list(dict.fromkeys([*own, *(name for shares in mixed for name in shares)]))
     save_trained(run, made.exported(), made.method.exported_data(), {
         "objective": {"name": made.card.name, "options": made.options}, "class_names": made.dataset.class_names,
         "fingerprint": made.dataset.fingerprint, "source": made.config["source"], "steps": steps,

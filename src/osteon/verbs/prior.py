@@ -33,7 +33,7 @@ def prior(*, out: str | Path, features: int = 16, classes: int = 4, steps: int =
     Args:
         out: folder to write.
         features: most columns the network will read, categories counted by level; wider tables are projected.
-        classes: most classes it will tell apart.
+        classes: most classes it will tell apart; 0: it predicts numbers.
         steps: optimiser steps.
         batch_size: tasks a step.
         points: rows of a task, labelled or not.
