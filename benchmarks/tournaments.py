@@ -6,6 +6,7 @@ cores there are. What it printed is kept as ``docs/evidence/tournaments/NAME.md`
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import tempfile
@@ -126,7 +127,7 @@ CASES: dict[str, Callable[[Path], tuple[str, dict[str, Any]]]] = {
 
 def hold(name: str) -> str:
     """Run one tournament and write its page; returns the verdict."""
-    begun = time.perf_counter()
+    begun, spent = time.perf_counter(), os.times()
     with tempfile.TemporaryDirectory() as folder:
         title, options = CASES[name](Path(folder))
         result = compare(**options, out=Path(folder) / "tournament")
@@ -140,7 +141,8 @@ def hold(name: str) -> str:
     page = [f"# Does pre-training pay? {title}", "", f"Regenerate with `python -m benchmarks.tournaments {name}`. "
             f"`osteon compare` with {asked}. The [report]({name}.html) has the curves and every arm.", "",
             f"**{result['verdict']['answer']}.** {result['verdict']['paragraph']}", "", "```", table(result), "```", "",
-            f"{time.perf_counter() - begun:.0f} seconds, {platform.machine()}, torch {torch.__version__}", ""]
+            f"{time.perf_counter() - begun:.0f} seconds, {sum(os.times()[:4]) - sum(spent[:4]):.0f} of processor time, "
+            f"{len(os.sched_getaffinity(0))} core(s), {platform.machine()}, torch {torch.__version__}", ""]
     (where / f"{name}.md").write_text("\n".join(page), encoding="utf-8")
     return f"{name}: {result['verdict']['paragraph']}"
 
