@@ -52,7 +52,7 @@ pytest: $(VENV)/.installed-dev  ## every test
 	$(PYTEST) -n $(WORKERS) --dist loadfile
 
 contracts: $(VENV)/.installed-dev  ## what every registered method must satisfy, the long form included
-	$(PYTEST) -n $(WORKERS) tests/contracts
+	OSTEON_LONG_CONTRACTS=1 $(PYTEST) -n $(WORKERS) tests/contracts
 	$(BIN)/python -m benchmarks.contracts
 
 bench: $(VENV)/.installed-dev  ## speed and memory, against peers

@@ -72,7 +72,8 @@ def index(cards: Sequence[Card]) -> str:
 
 def page(card: Card, options: Sequence[Option]) -> str:
     """The page of one method."""
-    facts = [("kind", card.kind), ("modalities", ", ".join(card.modalities)), ("backbones", ", ".join(card.backbones)),
+    facts = [("kind", card.kind), ("modalities", ", ".join(card.modalities)),
+             ("not others, as", card.limits), ("backbones", ", ".join(card.backbones)),
              ("labels", "needed" if card.labels else "not needed"), ("cost", card.cost)]
     parts = [f"# {card.name}", "", html.escape(card.summary, quote=False), "", "| | |", "|---|---|"]
     parts += [f"| {label} | {cell(value)} |" for label, value in facts if value]

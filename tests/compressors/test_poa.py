@@ -12,6 +12,7 @@ from osteon.compressors.poa import (
     Elastic,
     Projection,
     cross_entropy,
+    elastic_vit,
     extract_size,
     kept_blocks,
     koleo,
@@ -133,3 +134,39 @@ def test_the_dearest_size_within_the_budget_is_cut_and_others_are_refused():
         POA()(network("maps"), Budget("params", 0.5), data, fit_on(data, 1))
     with pytest.raises(UsageError, match="prototypes"):
         POA(prototypes="6,x")
+
+
+def text(count: int = 4) -> torch.Tensor:
+    """Words with padding."""
+    x = torch.randint(3, 9, (count, 1, 6), generator=torch.Generator().manual_seed(0)).float()
+    x[1, 0, 2:], x[2, 0, 5:] = 0, 0
+    return x
+
+
+@pytest.mark.parametrize(("kind", "options"), [
+    ("series", {"channels": 2, "size": (16,), "patch": 4}),
+    ("clips", {"channels": 1, "size": (4, 8, 8), "stem": "tubes"}),
+    ("columns", {"channels": 2, "size": (5,), "levels": (0, 3, 0, 2, 4)}),
+    ("words", {"channels": 1, "size": (6,), "vocabulary": 9}),
+    ("words", {"channels": 1, "size": (6,), "vocabulary": 9, "causal": True}),
+    ("words", {"channels": 1, "size": (6,), "vocabulary": 9, "pool": "cls", "registers": 1})])
+def test_sizes_of_other_networks_compute_what_the_slice_does_padding_or_not(kind, options):
+    torch.manual_seed(0)
+    net = build_backbone("vit_tiny", **VIT, **options).eval()
+    x = text() if kind == "words" else net.example(4)
+    with torch.no_grad():
+        for size in sizes(net)[::3]:
+            part = slice_forward(net, x, size)
+            assert torch.allclose(extract_size(net, size)(x).pooled, part, atol=1e-5)
+            assert torch.allclose(slice_forward(net, x[1:2, ..., :2] if kind == "words" else x[1:2], size), part[1:2],
+                                  atol=1e-5)
+        assert torch.allclose(slice_forward(net, x, sizes(net)[-1]), net(x).pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [
+    {"channels": 9, "size": (7,), "stem": "nodes", "stem_options": {"features": 2}},
+    {"channels": 3, "size": (64,), "stem": "points"}, {"channels": 3, "size": 16, "trunk": "mamba"},
+    {"channels": 3, "size": 16, "gated": True}])
+def test_what_has_no_slices_is_refused(options):
+    with pytest.raises(UsageError, match="cannot be sliced"):
+        elastic_vit(build_backbone("vit_tiny", **VIT, **options))

@@ -12,9 +12,11 @@ from osteon.backbones import build_backbone
 from osteon.core import registry
 from osteon.core.errors import UsageError
 from osteon.core.tensorfile import read_tensors, write_tensors
+from osteon.modalities import NAMES as MODALITIES
 from osteon.parts.compressor import Budget, measure
 from osteon.parts.surgery import apply_edits, edits_of, tensors_of
 from osteon.verbs._compress_program import write_program
+from tests.contracts import modality_kit
 from tests.contracts.compressor_kit import CASES, build, calibration, fit_on, network
 
 NAMES = [card.name for card in registry.cards("compressor")]
@@ -72,24 +74,72 @@ def test_the_same_seed_gives_the_same_network(name):
     assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())
 
 
+#: which other modalities `make test` holds a method to; together they are all, and `make contracts` takes every pair
+QUICK = {"structured_pruning": ("graph",), "int8": ("points", "several"), "pela": ("text",), "trp": ("sound",),
+         "eora": ("table",), "zero_tprune": ("video",), "ssld": ("series",), "poa": ("text", "volume")}
+ELSEWHERE = modality_kit.pairs("compressor", QUICK)
+
+
+def made_on(name: str, modality: str):
+    data = modality_kit.calibration(modality)
+    original = modality_kit.network(modality, 4 if name == "zero_tprune" else 2)
+    return original, build(name)(original, Budget.parse(CASES[name][0]), data, fit_on(data, steps=1))
+
+
+@pytest.mark.parametrize("name, modality", ELSEWHERE)
+def test_on_every_modality_the_budget_is_met_and_the_result_rebuilds_and_reads_real_samples(name, modality,
+                                                                                                        tmp_path):
+    original, result = made_on(name, modality)
+    budget, whole, small = Budget.parse(CASES[name][0]), measure(original), measure(result)
+    assert budget.met(small, whole) and whole.flops > 0
+    again = apply_edits(build_backbone(result.name, channels=result.channels, size=result.size, **result.options),
+                        edits_of(result))
+    again.load_state_dict(result.state_dict())
+    x = modality_kit.samples(modality)
+    with torch.no_grad():
+        features = result(x).pooled
+        assert torch.equal(again.eval()(x).pooled, features)
+        assert torch.isfinite(features).all() and features.std(0).max() > 1e-4
+        for i in (0, 5):  # padding of one sample is none of another's
+            torch.testing.assert_close(result(x[i:i + 1]).pooled, features[i:i + 1], atol=1e-4, rtol=1e-3)
+    if modality_kit.LONG:
+        write_program(tmp_path / "program.pt2", result)
+
+
+@pytest.mark.parametrize("name", ["zero_tprune", "poa"])
+def test_where_a_method_is_not_defined_the_reason_is_given(name):
+    card = registry.find("compressor", name)
+    with pytest.raises(UsageError, match="is not defined for graph; it is for image, .*: .{40}"):
+        registry.need(card, "graph", where="--method")
+
+
+def test_every_modality_is_held_to_in_short():
+    assert {m for modalities in QUICK.values() for m in modalities} == set(MODALITIES[1:])
+    assert set(QUICK) == set(NAMES)
+
+
 FRESH = """
 import sys, torch
-program = torch.export.load(sys.argv[1]).module()
-torch.save(program(torch.load(sys.argv[2])), sys.argv[3])
+for file in sys.argv[1:]:
+    program = torch.export.load(file).module()
+    torch.save(program(torch.load(file + ".x")), file + ".y")
 assert not any(name.startswith("osteon") for name in sys.modules)
 """
 
 
 @pytest.mark.slow
 def test_the_programs_run_in_a_fresh_process_with_plain_torch(tmp_path):
-    wanted = {}
-    for name in NAMES:
-        _, data, result = made(name, registry.find("compressor", name).backbones[0])
-        write_program(tmp_path / f"{name}.pt2", result, 3, (16, 16))
-        x = next(data.batches())
-        wanted[name] = result(x).pooled
-    torch.save(x, tmp_path / "x.pt")
-    for name in NAMES:
-        subprocess.run([sys.executable, "-W", "ignore", "-c", FRESH, *(str(tmp_path / n) for n in (
-            f"{name}.pt2", "x.pt", "y.pt"))], check=True, cwd=tmp_path)
-        assert torch.allclose(torch.load(tmp_path / "y.pt"), wanted[name], atol=1e-5)
+    wanted, files = [], []
+    for name in [*NAMES, "text", "graph"]:
+        if name in NAMES:
+            _, data, result = made(name, registry.find("compressor", name).backbones[0])
+            x = next(data.batches())
+        else:  # samples with padding
+            result, x = made_on("int8", name)[1], modality_kit.samples(name)
+            assert result.present(x) is not None
+        files.append(str(write_program(tmp_path / f"{name}.pt2", result)))
+        torch.save(x, files[-1] + ".x")
+        wanted.append(result(x).pooled)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FRESH, *files], check=True, cwd=tmp_path)
+    for file, features in zip(files, wanted, strict=True):
+        assert torch.allclose(torch.load(file + ".y"), features, atol=1e-5)

@@ -7,6 +7,12 @@ import pytest
 
 from osteon.core import registry
 from osteon.core.errors import DataError
+from osteon.core.run import RunFolder
+from osteon.modalities import NAMES
+from osteon.verbs._analyses import ANALYSES
+from osteon.verbs._analysis_context import Context
+from osteon.verbs._model import Trained
+from tests.contracts import modality_kit
 
 CARDS = registry.cards(kind="evaluator")
 CLASSES = 4
@@ -142,3 +148,28 @@ def test_label_free_numbers(name: str) -> None:
     assert found and all(isinstance(v, float) and np.isfinite(v) for v in found.values())
     assert found == registry.build("evaluator", name)(*args)
     assert found != registry.build("evaluator", name)(*(np.ones_like(a) for a in args))
+
+
+#: analyses that `make test` holds on every modality; `make contracts` takes all but those about a run's folder
+QUICK = ("spectrum", "cka", "utilised_rank", "signal_propagation", "layer_masking")
+
+
+@pytest.mark.parametrize("modality", NAMES[1:])
+def test_analyses_look_inside_networks_of_every_modality(modality: str, tmp_path) -> None:
+    data = modality_kit.data(modality)
+    model = Trained(modality_kit.network(modality), data.spec, {}, "small")
+    found = Context(model, data, RunFolder(tmp_path), model, data, directions=(2,), fit_epochs=1)
+    for name in (set(ANALYSES) - {"projection_head", "feasibility"} if modality_kit.LONG else QUICK):
+        section = ANALYSES[name](found)
+        root = name == "layer_masking" and getattr(model.backbone, "pool", "") == "first"
+        few = name == "linearity" and "four times" in section.skipped
+        assert bool(section.skipped) == (root or few), (name, section.skipped)
+        assert section.skipped or section.findings and section.rows
+        assert all(f.threshold and "(" in f.source for f in section.findings)
+        if name == "cka":
+            assert section.findings[-1].value == pytest.approx(1, abs=1e-6), "the same network, unlike itself"
+
+
+def test_the_cards_of_analyses_name_every_modality_they_run_on() -> None:
+    everywhere = [c.name for c in registry.cards(kind="analysis") if set(NAMES) <= set(c.modalities)]
+    assert {*QUICK, "linearity", "ood", "projection_head", "intrinsic_dimension"} <= {*everywhere, "spectrum"}

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from osteon.core import registry
 from osteon.core.errors import UsageError
+from osteon.modalities import NAMES
 from osteon.parts.selection import Learner, Pool
+from osteon.selectors.grand import gradient_norm
+from osteon.verbs.select import pool_of
+from tests.contracts import modality_kit
 
 CARDS = registry.cards(kind="selector")
 N = 60
@@ -90,3 +94,52 @@ class TestEverySelector:
             assert name in error.what and "number" in error.fix
         else:
             assert 0 < len(rows) <= N and len(set(rows.tolist())) == len(rows)
+
+
+#: 14 samples, of which the last four are the first four again; the target is samples 4 to 9
+COPIED, TARGET = np.r_[0:10, 0:4], np.arange(4, 10)
+NEED_LABELS = [c.name for c in CARDS if c.labels]
+#: which other modalities `make test` holds scores of early training to; `make contracts` takes every pair
+QUICK = {"el2n": ("text", "table"), "grand": ("graph", "points")}
+
+
+def pool_on(modality: str, needs: tuple[str, ...]) -> Pool:
+    data = modality_kit.data(modality)
+    return pool_of(data.subset(COPIED), needs, None, data.subset(TARGET) if "target" in needs else None, None,
+                   "vit_tiny", [], lambda _text: None)
+
+
+@pytest.mark.parametrize("modality", NAMES[1:])
+def test_features_of_every_modality_know_copies_and_what_is_like_the_target(modality: str) -> None:
+    choosers = {name: registry.build("selector", name) for name in ("k_centre", "simcore", "near_duplicates")}
+    choosers["near_duplicates"].settle(modality)
+    assert "features" in choosers["near_duplicates"].needs
+    held = pool_on(modality, ("features", "target"))
+    assert held.features.shape == (14, held.target.shape[1]) and np.isfinite(held.features).all()
+    cover = choosers["k_centre"](held, 10).rows
+    assert sorted(set((cover % 10).tolist())) == list(range(10)), "a copy was chosen before what is still uncovered"
+    assert sorted(choosers["simcore"](held, 6).rows.tolist()) == TARGET.tolist()
+    assert set(range(10, 14)).isdisjoint(choosers["near_duplicates"](held, None).rows.tolist())
+    exact = registry.build("selector", "near_duplicates", similarity="exact")
+    exact.settle(modality)
+    assert exact(pool_on(modality, exact.needs), None).rows.tolist() == list(range(10))
+    with pytest.raises(UsageError, match="of pictures"):
+        registry.build("selector", "near_duplicates", similarity="hash").settle(modality)
+
+
+@pytest.mark.parametrize(("name", "modality"), [pair for pair in modality_kit.pairs("selector", QUICK)
+                                                if pair[0] in NEED_LABELS])
+def test_early_training_scores_every_modality(name: str, modality: str) -> None:
+    held = pool_on(modality, ("learn",))
+    chosen = registry.build("selector", name, runs=1, epochs=1)(held, 14)
+    score = dict(zip(chosen.rows.tolist(), chosen.scores, strict=True))
+    assert all(np.isfinite(v) and v > 0 for v in score.values())
+    assert all(score[i] == pytest.approx(score[10 + i], rel=1e-3) for i in range(4)), "copies differ in score"
+    if name == "grand":  # in one go as one by one
+        learner = held.learn(0, 0.0)
+        x, y = next(iter(learner.batches()))
+        for i, told in enumerate(gradient_norm(learner.network, x[:3], y[:3]).tolist()):
+            learner.network.zero_grad()
+            nn.functional.cross_entropy(learner.network(x[i:i + 1]), y[i:i + 1]).backward()
+            whole = sum(float(p.grad.square().sum()) for p in learner.network.parameters() if p.grad is not None)
+            assert told == pytest.approx(whole**0.5, rel=1e-3)

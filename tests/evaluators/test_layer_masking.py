@@ -5,7 +5,13 @@ import torch
 
 from osteon.backbones import build_backbone
 from osteon.core.errors import UsageError
-from osteon.evaluators.layer_masking import attribution, fill_from_neighbours, masked_features
+from osteon.evaluators.layer_masking import (
+    attribution,
+    fill_from_neighbours,
+    masked_features,
+    token_attribution,
+    token_cells,
+)
 
 
 @pytest.fixture(scope="module", params=["resnet_tiny", "bottleneck", "imagenet"])
@@ -87,3 +93,22 @@ def test_what_cannot_be() -> None:
     for bad in (torch.zeros(1, 8, 8, dtype=torch.bool), torch.ones(1, 4, 4, dtype=torch.bool)):
         with pytest.raises(UsageError, match="visible"):
             masked_features(resnet, torch.zeros(1, 1, 8, 8), bad)
+
+
+def test_cells_of_tokens_by_hand():
+    assert token_cells((6, 4)).tolist() == [4 * (r * 4 // 6) + c for r in range(6) for c in range(4)]
+    assert token_cells((3,)).tolist() == [0, 1, 2]
+    assert token_cells((32,)).tolist() == [i // 2 for i in range(32)]
+    clip = token_cells((2, 6, 3))
+    assert clip.tolist() == [9 * t + 3 * (r // 2) + c for t in range(2) for r in range(6) for c in range(3)]
+
+
+def test_a_cell_matters_as_much_as_the_likeness_falls_without_it():
+    weight = torch.tensor([[0.5, 0.1, 0.25, 0.15], [0.0, 0.0, 0.0, 1.0]])
+    cell = torch.tensor([0, 1, 1, 2])
+
+    def likeness(stay):
+        return weight.gather(1, stay).sum(1)
+
+    lost = token_attribution(likeness, cell, 2)
+    assert torch.allclose(lost, torch.tensor([[0.5, 0.35, 0.15], [0.0, 0.0, 1.0]]))

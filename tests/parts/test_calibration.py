@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.parts.test_real_tokens import LENGTHS, words
 from torch import nn
 
 from osteon.core.errors import UsageError
+from osteon.evaluators.utilised_rank import second_moments
 from osteon.parts.calibration import Calibration
 from osteon.parts.types import DataSpec
 
@@ -53,3 +55,22 @@ def test_features_come_in_order_and_the_mode_is_put_back():
     assert net.training and found.shape == (24, 32)
     with torch.no_grad():
         assert torch.allclose(found, net.eval()(torch.cat(list(data.batches()))).pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pool", "registers"), [("mean", 0), ("cls", 2)])
+def test_moments_of_texts_with_padding_are_those_of_the_texts_alone(pool, registers):
+    network, x = words(pool, registers)
+    names = ["blocks.0.attn.qkv", "blocks.1.mlp.fc2"]
+    linear = {n: network.get_submodule(n) for n in names}
+    spec = DataSpec("text", 1, 6, (0.0,), (1.0,), 1.0, shape=(6,))
+    together = Calibration(lambda rows: x[torch.from_numpy(rows)], 3, spec).moments(network, linear)
+    alone = [Calibration(lambda rows, i=i, n=n: x[i:i + 1, :, :n], 1, spec).moments(network, linear)
+             for i, n in enumerate(LENGTHS)]
+    extra = 3 * (registers + (pool == "cls"))
+    for name in names:
+        assert together[name].count == sum(LENGTHS) + extra
+        for key in ("input_sum", "input_outer", "output_outer"):
+            torch.testing.assert_close(getattr(together[name], key), sum(getattr(a[name], key) for a in alone),
+                                       atol=1e-4, rtol=1e-4)
+    moments = second_moments(network, [x])
+    torch.testing.assert_close(moments[names[0]], together[names[0]].input_outer)

@@ -14,9 +14,9 @@ from osteon.selectors.grand import GraNd, _rank_correlation, gradient_norm
 
 
 class Net(nn.Module):
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, **options) -> None:
         super().__init__()
-        self.backbone = build_backbone(name, channels=1, size=8)
+        self.backbone = build_backbone(name, **{"channels": 1, "size": 8, **options})
         self.head = nn.Linear(self.backbone.dim, 3)
 
     def forward(self, x):
@@ -36,6 +36,16 @@ def test_gradient_norm_is_that_of_one_sample_at_a_time(name: str) -> None:
     network.zero_grad()
     assert torch.allclose(gradient_norm(network, x, y, chunk=2), torch.tensor(wanted).double(), rtol=1e-4)
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_padding_of_one_text_is_none_of_anothers() -> None:
+    torch.manual_seed(0)
+    network = Net("vit_tiny", channels=1, size=(6,), vocabulary=9).eval()
+    x = torch.randint(3, 9, (3, 1, 6)).float()
+    x[0, 0, 2:] = 0
+    y = torch.tensor([0, 1, 2])
+    short = gradient_norm(network, x[:1, :, :2], y[:1])
+    assert torch.allclose(gradient_norm(network, x, y)[:1], short, rtol=1e-4)
 
 
 def test_without_bias_the_last_layer_gives_error_times_feature_length() -> None:

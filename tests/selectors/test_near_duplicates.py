@@ -5,7 +5,7 @@ import pytest
 
 from osteon.core.errors import UsageError
 from osteon.parts.selection import Pool
-from osteon.selectors.near_duplicates import NearDuplicates, difference_hash
+from osteon.selectors.near_duplicates import NearDuplicates, difference_hash, same_samples
 
 
 def planted(unique: int = 6, copies: int = 4, size: int = 18) -> np.ndarray:
@@ -102,3 +102,27 @@ def test_a_number_and_a_threshold_contradict_each_other() -> None:
         NearDuplicates(similarity="ssim")
     with pytest.raises(UsageError, match="distance"):
         NearDuplicates(threshold=-1)
+
+
+def test_other_samples_are_compared_by_features_or_in_every_value() -> None:
+    chooser = NearDuplicates()
+    assert chooser.needs == ("images",)
+    chooser.settle("text")
+    assert chooser.needs == ("features",) and chooser.similarity == "embedding"
+    chooser.settle("image")
+    assert chooser.similarity == "hash"
+    with pytest.raises(UsageError, match="of pictures; these samples are sound"):
+        NearDuplicates(similarity="hash").settle("sound")
+
+
+def test_exact_copies_of_samples_of_any_shape() -> None:
+    x = np.random.default_rng(0).normal(size=(5, 2, 7)).astype(np.float32)
+    x = np.concatenate([x, x[1:3], x[:1] + 1e-6])
+    exact = NearDuplicates(similarity="exact")
+    exact.settle("series")
+    assert same_samples(x).tolist() == [0, 1, 2, 3, 4, 1, 2, 7]
+    assert exact(Pool(8, images=x), None).rows.tolist() == [0, 1, 2, 3, 4, 7]
+    assert exact(Pool(8, images=x), 7).rows.tolist() == [0, 1, 2, 3, 4, 5, 7]
+    assert exact(Pool(8, images=x), 3).rows.tolist() == [0, 1, 2]
+    groups = ["a"] * 5 + ["b"] * 3
+    assert exact(Pool(8, images=x, groups=groups), None).rows.tolist() == list(range(8))

@@ -6,8 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from osteon.core.errors import DataError, UsageError
+from osteon.data import open_source
+from osteon.verbs._model import fit_samples, load_trained
 from osteon.verbs.adapt import adapt
 from osteon.verbs.analyse import analyse
 from osteon.verbs.compare import compare
@@ -63,16 +66,17 @@ def text_run(out):
 @pytest.mark.parametrize(("verb", "words"), [
     (lambda run, out: adapt(text_run(out.with_name("text")), train="sentences:train", val="sentences:test",
                             adapter="lst", out=out), "Adapter 'lst' is not defined for text"),
-    (lambda run, out: compress(run, data="tones:train", method="zero_tprune", budget="flops=0.5", out=out),
-     "Compressor 'zero_tprune' is not defined for sound"),
-    (lambda run, out: select("tones:train", method="el2n", budget="10", out=out.with_suffix(".csv")),
-     "Selector 'el2n' is not defined"),
+    (lambda run, out: compress(text_run(out.with_name("text")), data="sentences:train", method="zero_tprune",
+                               budget="flops=0.5", out=out), "not defined for text; .*: words, nodes and members"),
+    (lambda run, out: select("tones:train", method="near_duplicates", budget="10", out=out.with_suffix(".csv"),
+                             settings={"similarity": "hash"}), "is of pictures"),
     (lambda run, out: pretrain("tones:train", objective="spark", out=out), "Objective 'spark' is not defined"),
     (lambda run, out: pretrain("tones:train", objective="mae", backbone="timm:vit_tiny_patch16_224", out=out),
      "takes square images"),
     (lambda run, out: compare("tones:train", train="tones:train", test="tones:test", recipes="spark", out=out,
                               progress=False), "Objective 'spark' is not defined"),
-    (lambda run, out: analyse(run, "tones:test", out=out), "defined for images"),
+    (lambda run, out: analyse(run, "tones:test", against=text_run(out.with_name("text")), out=out),
+     "different modalities"),
     (lambda run, out: pretrain("digits:train", objective="mae", init=run, out=out), "was trained on sound"),
 ], ids=["adapt", "compress", "select", "pretrain", "backbone", "compare", "analyse", "init"])
 def test_what_is_not_defined_is_refused_in_words_before_anything_is_computed(run, tmp_path, verb, words):
@@ -84,3 +88,23 @@ def test_what_is_not_defined_is_refused_in_words_before_anything_is_computed(run
 def test_other_data_than_the_models_is_refused(run, tmp_path):
     with pytest.raises((UsageError, DataError), match="sound|recording|trained on"):
         embed(run, str(tmp_path), out=tmp_path / "features")
+
+
+def test_compress_analyse_and_select_go_the_whole_way_with_sound(run, tmp_path):
+    made = compress(run, data="tones:train", method="pela", budget="params=0.7", out=tmp_path / "small", progress=False,
+                    settings={"limit": 60, "steps": 2, "batch_size": 8, "calibration": 16, "control": False})
+    rows = {row["name"]: row for row in json.loads((made / "compression.json").read_text())["rows"]}
+    assert rows["pela"]["params"] <= 0.7 * rows["original"]["params"] and rows["pela"]["latency_64_ms"] > 0
+    assert set(rows["pela"]["scores"]) == {"knn", "linear_probe"}
+    program = torch.export.load(made / "program.pt2").module()
+    small = load_trained(made)
+    data = open_source("tones:test", limit=5, like=small.spec)
+    x = fit_samples(data, small.spec, np.arange(5))
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), small.backbone(x).pooled, atol=1e-5, rtol=1e-5)
+    found = analyse(made, "tones:test", samples=40, out=tmp_path / "look", progress=False)
+    assert {s["name"] for s in found["sections"] if s["skipped"]} <= {"projection_head", "ood", "linearity"}
+    assert "feasibility" not in {s["name"] for s in found["sections"]}
+    chosen = select("tones:train", method="k_centre", budget=5, run=made, out=tmp_path / "ids.csv", progress=False)
+    without = select("tones:train", method="k_centre", budget=5, out=tmp_path / "more.csv", progress=False)
+    assert chosen["ids"] != without["ids"] and any("MFCC statistics" in n for n in without["notes"])

@@ -104,7 +104,7 @@ def test_grand_runs_on_real_networks(archive, tmp_path: Path) -> None:
     ({"method": "k_center"}, "no selector called 'k_center'"), ({"method": "random", "budget": 41}, "more than the 40"),
     ({"method": "random", "budget": "auto"}, "no number of its own"), ({"method": "simcore"}, "resembles a target"),
     ({"method": "random", "target": "digits"}, "no use for a target"), ({"method": "random", "out": "ids.txt"}, ".csv"),
-    ({"method": "near_duplicates", "run": "somewhere"}, "compares no features"),
+    ({"method": "random", "run": "somewhere"}, "compares no features"),
     ({"method": "random", "settings": {"k": 3}}, "Unknown setting 'k'"), ({"method": "el2n"}, "needs one label"),
     ({"method": "grand", "train": "digits:test"}, "have no label there")])
 def test_what_cannot_be_is_said_and_nothing_is_written(archive, tmp_path: Path, options: dict, what: str) -> None:

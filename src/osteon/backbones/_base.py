@@ -49,6 +49,14 @@ class Backbone(nn.Module):
         self.notes: list[str] = []  # every automatic choice with its rule
         self.origin: dict[str, str] | None = None  # name (with its commit where that is known) and licence of weights
 
+    def example(self, count: int, *, seed: int = 0) -> Tensor:
+        """Samples (B, C, *extent) of the size it is meant for, drawn at random, on the CPU.
+
+        They are as the network takes them: what counts its cost, times it or writes it down as a program asks for them.
+        Nothing in them is missing and no part only fills up, so that no sample costs more.
+        """
+        return torch.randn(count, self.channels, *self.extent, generator=torch.Generator().manual_seed(seed))
+
     @abstractmethod
     def forward(self, x: Tensor, *, keep: Tensor | None = None, mask: Tensor | None = None,
                 mask_token: Tensor | None = None) -> Features:
@@ -155,7 +163,7 @@ class Backbone(nn.Module):
         self.eval()
         try:
             with FlopCounterMode(display=False) as counter:
-                self(torch.zeros(1, self.channels, *self.extent, device=like.device, dtype=like.dtype))
+                self(self.example(1).to(like))
         finally:
             for module, mode in modes.items():
                 module.training = mode

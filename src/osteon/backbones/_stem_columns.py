@@ -110,6 +110,15 @@ class ColumnEmbed(Stem):
         blank[..., 0] = torch.tensor([float(max(0, n - 1)) for n in self.levels], device=shown.device)
         return blank
 
+    def example(self, shape: Sequence[int], draws: torch.Generator) -> Tensor:
+        """Normal numbers and any levels; no cell is missing."""
+        x = torch.randn(*shape, generator=draws)
+        x[:, 1] = 0
+        for j, count in enumerate(self.levels):
+            if count:
+                x[:, 0, j] = torch.randint(count, (x.shape[0],), generator=draws).float()
+        return x
+
     def initialise(self) -> None:
         """Uniform within ``1 / sqrt(D)``, as in the authors' code."""
         for parameter in self.parameters():

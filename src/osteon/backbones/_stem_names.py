@@ -33,6 +33,7 @@ from osteon.parts.cells import (
     texts_of,
 )
 from osteon.parts.positions import sincos
+from osteon.parts.tracing import holds
 
 #: Numbers that say which column a token is of, where it has a place.
 PLACES = 32
@@ -115,7 +116,7 @@ class NameEmbed(Stem):
         count = (names > 0).sum(1)[..., None].clamp(min=1)
         scaled = x[:, 0, :, None] * of_name.sum(2) / count
         first = torch.where(number, scaled, of_name[:, :, 0])[:, :, None]
-        rest = of_name[:, :, 1:].expand(len(x), -1, -1, -1)
+        rest = of_name[:, :, 1:].expand(x.shape[0], -1, -1, -1)
         return self.align(torch.cat([first, rest, self._vectors(texts_of(x)).transpose(1, 2)], 2).flatten(1, 2))
 
     def _units(self, x: Tensor, names: Tensor) -> Tensor:
@@ -160,7 +161,7 @@ class NameEmbed(Stem):
             return None
         names = _of_all(names_of(x))
         code = self.code[names].sum(1) / (names > 0).sum(1)[..., None].clamp(min=1)
-        return code.expand(len(x), -1, -1) * exists(x)[..., None]
+        return code.expand(x.shape[0], -1, -1) * exists(x)[..., None]
 
     def shown(self, x: Tensor) -> Tensor:
         """Value, kind and code of the level: (B, K, 3)."""
@@ -192,6 +193,13 @@ class NameEmbed(Stem):
         out[:, 1] = torch.where(kind == -2, 1.0, x[:, 1])
         return out
 
+    def example(self, shape: Sequence[int], draws: torch.Generator) -> Tensor:
+        """Categories whose names and cells are as long as they may be: every token is there."""
+        x = torch.randint(CODES, tuple(shape), generator=draws).float()
+        x[:, 1], x[:, 2] = 0, CATEGORY
+        x[:, CHANNELS - NAME - TEXT:] += 1  # 0 is no piece
+        return x
+
     def note(self) -> str:
         """What a token is."""
         what = {"cells": "one a cell, from its column's name and what it holds",
@@ -213,7 +221,7 @@ def _gate(dim: int) -> nn.Sequential:
 
 def _of_all(names: Tensor) -> Tensor:
     """Names (B, P, K) once, (1, P, K), where all rows are of one table: nothing is computed twice."""
-    return names[:1] if bool((names == names[:1]).all()) else names
+    return names[:1] if holds((names == names[:1]).all()) else names
 
 
 def STEM(channels: int, extent: Sequence[int], dim: int, *, tokens: str = "cells") -> NameEmbed:  # noqa: N802

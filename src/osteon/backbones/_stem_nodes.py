@@ -17,6 +17,7 @@ from osteon.parts.graphs import (
     assemble,
     check_samples,
     closeness,
+    example_rings,
     features_of,
     present_of,
     scaled_cosine_error,
@@ -92,6 +93,10 @@ class NodeEmbed(Stem):
     def assemble(self, shown: Tensor, x: Tensor) -> Tensor:
         """Graphs like ``x`` with other features."""
         return assemble(shown.to(x.dtype), adjacency_of(x), present_of(x))
+
+    def example(self, shape: Sequence[int], draws: torch.Generator) -> Tensor:
+        """Rings of nodes with normal features: no node only fills up."""
+        return example_rings(shape, self.features, draws)
 
     def note(self) -> str:
         """What a token is."""

@@ -76,7 +76,7 @@ class SetEmbed(Stem):
         parts = []
         for member, code in zip(self.members, self.code.split(self.counts), strict=True):
             own = self.stem(member).places(self.members.normalised(x, member))
-            full = code.expand(len(x), -1, -1)
+            full = code.expand(x.shape[0], -1, -1)
             if own is not None:
                 at, few = len(self.members), min(own.shape[-1], PLACES)
                 full = torch.cat([full[..., :at], F.pad(own[..., :few].to(full), (0, PLACES - few))], -1)
@@ -129,6 +129,11 @@ class SetEmbed(Stem):
             like = self.members.normalised(x, member)
             made[member.name] = self.members.stored(member, self.stem(member).assemble(part, like).float())
         return self.members.pack(self.members.there(x), made)
+
+    def example(self, shape: Sequence[int], draws: torch.Generator) -> Tensor:
+        """Sets of which every member is there."""
+        made = {m.name: self.members.stored(m, self.stem(m).example((shape[0], *m.shape), draws)) for m in self.members}
+        return self.members.pack(torch.ones(shape[0], len(self.members), dtype=torch.bool), made)
 
     def note(self) -> str:
         """How many tokens of which member."""

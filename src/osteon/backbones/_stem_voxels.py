@@ -46,12 +46,12 @@ class Voxels:
         self.inside, self.half = 2 * within - 1, size / 2
         bits = max(1, (side - 1).bit_length())
         self.cell = morton(place, bits)
-        held = torch.zeros(len(x), 8**bits, dtype=torch.int64, device=x.device).scatter(1, self.cell, 1)
+        held = torch.zeros(x.shape[0], 8**bits, dtype=torch.int64, device=x.device).scatter(1, self.cell, 1)
         number = held.cumsum(1) - 1  # of every cell in Z-order among the occupied ones
         self.count = held.sum(1)
         self.token = number.gather(1, self.cell)
         middle = corner + (place + 0.5) * size
-        self.centres = torch.zeros(len(x), tokens, 3, dtype=points.dtype, device=x.device).scatter(
+        self.centres = torch.zeros(x.shape[0], tokens, 3, dtype=points.dtype, device=x.device).scatter(
             1, self.token[..., None].expand(-1, -1, 3), middle)
 
 
@@ -93,13 +93,13 @@ class VoxelTokens(Stem):
         """Embed every cell."""
         where, tokens = self._voxels(x)
         voxel = where.token * self.fine**3 + where.voxel
-        voxels = x.new_zeros(len(x), tokens * self.fine**3)
+        voxels = x.new_zeros(x.shape[0], tokens * self.fine**3)
         together = voxels.scatter_add(1, voxel, torch.ones_like(x[:, 0]))  # points of every voxel
-        occupied = (together > 0).view(len(x), tokens, -1).sum(2)
+        occupied = (together > 0).view(x.shape[0], tokens, -1).sum(2)
         values = torch.cat([where.inside, x[:, 3:].transpose(1, 2), torch.ones_like(where.inside[..., :1])], -1)
         values = values / together.gather(1, voxel)[..., None]
         each = torch.einsum("bpc,bpcd->bpd", values.to(self.weight.dtype), self.weight[where.voxel])
-        total = each.new_zeros(len(x), tokens, each.shape[-1]).scatter_add(
+        total = each.new_zeros(x.shape[0], tokens, each.shape[-1]).scatter_add(
             1, where.token[..., None].expand_as(each), each)
         return total / occupied.clamp(min=1)[..., None]
 
@@ -121,9 +121,9 @@ class VoxelTokens(Stem):
         where, tokens = self._voxels(x)
         voxel = (where.token * self.fine**3 + where.voxel)[..., None]
         values = torch.cat([where.inside, x[:, 3:].transpose(1, 2), torch.ones_like(where.inside[..., :1])], -1)
-        total = values.new_zeros(len(x), tokens * self.fine**3, self.channels + 1).scatter_add(
+        total = values.new_zeros(x.shape[0], tokens * self.fine**3, self.channels + 1).scatter_add(
             1, voxel.expand_as(values), values)
-        return (total / total[..., -1:].clamp(min=1)).view(len(x), tokens, -1)
+        return (total / total[..., -1:].clamp(min=1)).view(x.shape[0], tokens, -1)
 
     def shown_error(self, prediction: Tensor, shown: Tensor) -> Tensor:
         """Error of every token, (B, N) float32; see the class."""

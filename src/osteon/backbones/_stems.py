@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from osteon.core.errors import UsageError
 from osteon.parts.targets import patchify, unpatchify
-from osteon.parts.words import PAD
+from osteon.parts.tracing import holds
+from osteon.parts.words import PAD, SPECIAL
 
 
 class Stem(nn.Module):
@@ -67,6 +68,10 @@ class Stem(nn.Module):
     def assemble(self, shown: Tensor, x: Tensor) -> Tensor:
         """What tokens show (B, N, ...) as samples again, (B, C, *extent) like ``x``, for pictures."""
         return unpatchify(shown, self.stride, tuple(side // self.stride for side in x.shape[2:]))
+
+    def example(self, shape: Sequence[int], draws: torch.Generator) -> Tensor:
+        """Samples of this shape (B, C, *extent), as a network takes them, with everything there and nothing missing."""
+        return torch.randn(*shape, generator=draws)
 
     def note(self) -> str:
         """What a token is, by which rule."""
@@ -148,6 +153,11 @@ class WordEmbed(Stem):
         """Every token but ``<pad>``."""
         return present_or_none(x[:, 0] != PAD)
 
+    def example(self, shape: Sequence[int], draws: torch.Generator) -> Tensor:
+        """Members that are no special ones, where there are others."""
+        first = min(len(SPECIAL), self.shown_width - 1)
+        return torch.randint(first, self.shown_width, tuple(shape), generator=draws).float()
+
     def initialise(self) -> None:
         """Normal with deviation 1 / sqrt(D)."""
         nn.init.normal_(self.proj.weight, std=self.proj.embedding_dim**-0.5)
@@ -158,7 +168,7 @@ def present_or_none(present: Tensor) -> Tensor | None:
 
     A sample without any real token keeps all of them: attention needs something to look at.
     """
-    if bool(present.all()):
+    if holds(present.all()):
         return None
     return present | ~present.any(1, keepdim=True)
 

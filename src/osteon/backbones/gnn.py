@@ -16,7 +16,7 @@ from osteon.backbones._base import Backbone
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.graph_layers import CONVS, make_conv
-from osteon.parts.graphs import adjacency_of, check_samples, features_of, present_of
+from osteon.parts.graphs import adjacency_of, check_samples, example_rings, features_of, present_of
 from osteon.parts.types import Features
 
 CARD = Card(
@@ -99,6 +99,11 @@ class GNN(Backbone):
         """Nodes whose diagonal is above 0, or None where all are."""
         there = present_of(x)
         return None if bool(there.all()) else there
+
+    def example(self, count: int, *, seed: int = 0) -> Tensor:
+        """Rings of nodes; see :meth:`Backbone.example`."""
+        draws = torch.Generator().manual_seed(seed)
+        return example_rings((count, self.channels, *self.extent), self.features, draws)
 
     @property
     def shown_width(self) -> int:

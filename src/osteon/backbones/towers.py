@@ -19,6 +19,7 @@ from osteon.backbones._stem_several import SetEmbed
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
 from osteon.parts.members import Member, Members
+from osteon.parts.tracing import tracing
 from osteon.parts.types import Features
 
 CARD = Card(
@@ -105,20 +106,24 @@ class Towers(Backbone):
     def member(self, x: Tensor, member: Member) -> Tensor:
         """Features of one member, (B, 1, T) -> (B, D_m); zeros where it is missing, which no network sees."""
         there = self.members.there(x)[:, self.members.index(member)]
+        if tracing():  # every network sees every row
+            return self._encoded(x, member) * there[:, None]
         rows = there.nonzero()[:, 0]
         seen = rows if len(rows) else torch.zeros(1, dtype=torch.int64, device=x.device)  # ranks stay in step
-        net = self.encoder(member)
-        if self.shared:
-            stem = cast(SetEmbed, net.patch_embed)
-            alone = self._alone(x[seen], member)
-            keep = torch.arange(*stem.span(member.name).indices(sum(stem.counts)), device=x.device)
-            pooled = net(alone, keep=keep.expand(len(seen), -1)).pooled
-        else:
-            pooled = net(self.members.normalised(x[seen], member)).pooled
+        pooled = self._encoded(x[seen], member)
         if not len(rows):
             pooled = 0 * pooled
         out = pooled.new_zeros(len(x), pooled.shape[1])
         return out.index_copy(0, seen, pooled)
+
+    def _encoded(self, x: Tensor, member: Member) -> Tensor:
+        """What the member's network makes of these rows."""
+        net = self.encoder(member)
+        if not self.shared:
+            return net(self.members.normalised(x, member)).pooled
+        stem = cast(SetEmbed, net.patch_embed)
+        keep = torch.arange(*stem.span(member.name).indices(sum(stem.counts)), device=x.device)
+        return net(self._alone(x, member), keep=keep.expand(x.shape[0], -1)).pooled
 
     def joint(self, x: Tensor, member: Member) -> Tensor:
         """A member in the shared space, on its unit sphere: (B, J); zeros where it is missing."""
@@ -126,6 +131,13 @@ class Towers(Backbone):
             raise UsageError("These towers share no space yet.", where=self.name,
                              fix="Pre-train them with an objective that compares members, e.g. clip.")
         return F.normalize(self.maps[member.name](self.member(x, member)).float(), dim=-1)
+
+    def example(self, count: int, *, seed: int = 0) -> Tensor:
+        """Sets of which every member is there; see :meth:`Backbone.example`."""
+        if self.shared:
+            return cast(Backbone, self.encoders[SHARED]).example(count, seed=seed)
+        made = {m.name: self.members.stored(m, self.encoder(m).example(count, seed=seed)) for m in self.members}
+        return self.members.pack(torch.ones(count, len(self.members), dtype=torch.bool), made)
 
     def grid(self, *extent: int) -> tuple[int, ...]:
         """(1,): a set is one token."""
@@ -144,7 +156,7 @@ class Towers(Backbone):
 
     def _alone(self, x: Tensor, member: Member) -> Tensor:
         """Packed samples in which only this member is there."""
-        flags = torch.zeros(len(x), len(self.members), device=x.device)
+        flags = torch.zeros(x.shape[0], len(self.members), device=x.device)
         flags[:, self.members.index(member)] = 1
         return torch.cat([flags, x[:, 0, len(self.members):].float()], 1)[:, None]
 

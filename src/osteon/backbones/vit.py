@@ -23,6 +23,7 @@ from osteon.core.errors import UsageError
 from osteon.parts.highway_bp import HighwayBP, Layer, layer_of
 from osteon.parts.positions import PlaceEmbed, resample, sincos
 from osteon.parts.stochastic_depth import Mode, StochasticDepth, drop_rates
+from osteon.parts.tracing import holds
 from osteon.parts.transformer import LayerScale, Mlp
 from osteon.parts.types import Features
 
@@ -233,6 +234,10 @@ class ViT(Backbone):
         """Which tokens are real; see :meth:`Backbone.present`."""
         return self.patch_embed.present(x)
 
+    def example(self, count: int, *, seed: int = 0) -> Tensor:
+        """Samples as the stem takes them; see :meth:`Backbone.example`."""
+        return self.patch_embed.example((count, self.channels, *self.extent), torch.Generator().manual_seed(seed))
+
     @property
     def shown_width(self) -> int:
         """Numbers it takes to predict what one token shows."""
@@ -320,33 +325,38 @@ class ViT(Backbone):
         The mean is over the tokens that are present, and ``pool="first"`` takes the first token where all are there.
         """
         stem = getattr(self, "patch_embed", None)
-        if present is not None and stem is not None and stem.sparse and not bool(present.any(0).all()):
+        if present is not None and stem is not None and stem.sparse and holds(~present.any(0).all()):
             return finish_some(self, tokens, grid, present)
         prefix = self.prefix(tokens.shape[0])
         count = prefix.shape[1]
-        if count:
-            tokens = torch.cat([prefix.to(tokens.dtype), tokens], 1)
-        attend = None
+        tokens = torch.cat([prefix.to(tokens.dtype), tokens], 1) if count else tokens
+        tokens, attend = self.looked_at(tokens, count, present)
+        return self.summed_up(cast(Tensor, self.trunk(tokens, attend=attend)), count, grid, present)
+
+    def looked_at(self, tokens: Tensor, count: int, present: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, ``count`` + N, D) as blocks take them, and which may look at which: (B, M, M), (M, M) or None."""
+        m, attend = tokens.shape[1], None
         if self.causal:
-            attend = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).tril()
+            attend = torch.ones(m, m, dtype=torch.bool, device=tokens.device).tril()
         if present is not None:
-            present = present | ~present.any(1, keepdim=True)
-            there = F.pad(present, (count, 0), value=True)[:, None].expand(-1, tokens.shape[1], -1)
-            own = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+            there = F.pad(present | ~present.any(1, keepdim=True), (count, 0), value=True)
             if self.options.get("trunk") == "mamba":  # it has no attention: what fills up is read as zeros
-                tokens = tokens * F.pad(present, (count, 0), value=True)[..., None].to(tokens.dtype)
+                tokens = tokens * there[..., None].to(tokens.dtype)
             else:
-                attend = there if attend is None else there & attend | own
-        out = cast(Tensor, self.trunk(tokens, attend=attend))
-        cls = out[:, 0] if self.cls_token is not None else None
-        patches = out[:, count:]
+                seen = there[:, None].expand(-1, m, -1)
+                attend = seen if attend is None else seen & attend | torch.eye(m, dtype=torch.bool, device=seen.device)
+        return tokens, attend
+
+    def summed_up(self, out: Tensor, count: int, grid: tuple[int, ...], present: Tensor | None) -> Features:
+        """Features of what leaves the last norm, (B, ``count`` + N, D), the first ``count`` being the prefix."""
+        cls, patches = out[:, 0] if self.cls_token is not None else None, out[:, count:]
         if cls is not None:
             pooled = cls
         elif self.pool == "first" and patches.shape[1] == math.prod(grid):
             pooled = patches[:, 0]
         elif present is not None:
-            share = present / present.sum(1, keepdim=True)
-            pooled = (patches * share[..., None].to(patches)).sum(1)
+            present = present | ~present.any(1, keepdim=True)
+            pooled = (patches * (present / present.sum(1, keepdim=True))[..., None].to(patches)).sum(1)
         else:
             pooled = patches.mean(1)
         return Features(pooled=pooled, tokens=patches, grid=grid, cls=cls)

@@ -13,6 +13,7 @@ from osteon.core.errors import UsageError
 from osteon.parts.calibration import Calibration
 from osteon.parts.compressor import Fit
 from osteon.parts.objective import Objective
+from osteon.parts.real_tokens import RealTokens
 from osteon.parts.types import Batch, DataSpec, Draws, Features, Loss, Step
 from osteon.views import make_views
 
@@ -43,7 +44,7 @@ class Distil(Objective):
         self.teacher = copy.deepcopy(teacher).requires_grad_(False).eval()
         self.spread = spread
         self.views = (make_views("none", data) if augment == "none"
-                      else make_views("crop_flip", data, min_scale=0.6, n_views=1))
+                      else make_views("crop_flip", data, min_scale=None, usual={"min_scale": 0.6}, n_views=1))
 
     def train(self, mode: bool = True) -> Distil:
         """Training mode for the student alone."""
@@ -55,12 +56,12 @@ class Distil(Objective):
         """The teacher."""
         return [self.teacher]
 
-    def look(self, batch: Batch, draws: Draws) -> tuple[Features, Features]:
-        """Features of student and teacher for one view."""
-        x = self.views(batch["image"], draws)[0].x
+    def look(self, batch: Batch, draws: Draws) -> tuple[Features, Features, Tensor]:
+        """Features of student and teacher for one view, and the view."""
+        x = self.views(batch[self.data.modality], draws)[0].x
         with torch.no_grad():
             wanted = self.teacher(x)
-        return self.backbone(x), wanted
+        return self.backbone(x), wanted, x
 
 
 class MatchFeatures(Distil):
@@ -68,8 +69,9 @@ class MatchFeatures(Distil):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """One error a sample, (B,)."""
-        mine, wanted = self.look(batch, draws)
-        return {"error": feature_error(mine, wanted, self.spread), "features": mine.pooled.detach()}
+        mine, wanted, x = self.look(batch, draws)
+        error = feature_error(mine, wanted, self.spread, RealTokens(self.teacher, x))
+        return {"error": error, "features": mine.pooled.detach()}
 
     def score(self, encoded: dict[str, Tensor], step: Step) -> Loss:
         """Their mean, and what a method adds."""
@@ -84,19 +86,22 @@ class MatchFeatures(Distil):
         return {}
 
 
-def feature_error(mine: Features, wanted: Features, spread: tuple[float, float]) -> Tensor:
+def feature_error(mine: Features, wanted: Features, spread: tuple[float, float], real: RealTokens) -> Tensor:
     """Squared error a sample over the spread of pooled features and, where both have equally many, of tokens. (B,)."""
     error = (mine.pooled - wanted.pooled).square().mean(1) / spread[0]
     if mine.tokens.shape == wanted.tokens.shape:
-        error = error + (mine.tokens - wanted.tokens).square().mean((1, 2)) / spread[1]
+        error = error + real.mean((mine.tokens - wanted.tokens).square(), real.tokens).mean(1) / spread[1]
     return error
 
 
 @torch.no_grad()
 def spread_of(teacher: Backbone, calibration: Calibration) -> tuple[float, float]:
     """Mean variance of the teacher's pooled features and tokens over the first calibration batch."""
-    found = teacher.eval()(next(calibration.batches()))
-    values = [float(x.flatten(0, -2).var(0, unbiased=False).mean()) for x in (found.pooled, found.tokens)]
+    batch = next(calibration.batches())
+    found = teacher.eval()(batch)
+    there = RealTokens(teacher, batch).tokens
+    tokens = found.tokens.flatten(0, 1) if there is None else found.tokens[there]
+    values = [float(x.var(0, unbiased=False).mean()) for x in (found.pooled, tokens)]
     return max(values[0], 1e-6), max(values[1], 1e-6)
 
 

@@ -25,7 +25,7 @@ CARD = Card(
     kind="compressor",
     name="eora",
     papers=("EoRA: Training-free Compensation for Compressed LLM with Eigenspace Low-Rank Approximation",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="Compressed weights come from rounding to the nearest code and from magnitude 2:4 sparsity; the paper "
     "repairs the output of GPTQ and SparseGPT. Eigenvalues below 1e-10 of the largest are dropped (pseudo-inverse) "
     "instead of being raised to the smallest positive one. The rank follows from the budget. Inputs are collected "

@@ -35,7 +35,7 @@ CARD = Card(
     kind="compressor",
     name="int8",
     papers=("Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="Weights only, symmetric, one scale an output, without training for it (the paper: asymmetric, one "
     "scale a tensor, inputs too, trained). Inputs stay in floating point: PyTorch's own product of 8-bit matrices is "
     "20 times slower than the one of floats on CPUs without VNNI, and its faster kernels keep weights in a form that "

@@ -28,7 +28,7 @@ CARD = Card(
     kind="compressor",
     name="pela",
     papers=("PELA: Learning Parameter-Efficient Models with Low-Rank Approximation",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="The loss of pre-training is left out: a finished run no longer holds its heads, so the features of the"
     " original are the only target. The weight term penalises only deviations above epsilon (the released code also "
     "pulls smaller ones up to epsilon). In convolutional networks kernels are cut as well, into k x k to r channels "

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osteon.backbones import build_backbone
+from osteon.backbones._base import placed_tokens
+from osteon.backbones._stem_columns import ColumnEmbed
+from osteon.backbones._stem_tubes import TubeEmbed
+from osteon.backbones._stems import PatchEmbed, WordEmbed
 from osteon.backbones.vit import ViT
 from osteon.compressors._distil import RECIPE, need_training_data
 from osteon.core.card import Card
@@ -34,12 +38,15 @@ CARD = Card(
     kind="compressor",
     name="poa",
     papers=("POA: Pre-training Once for Models of All Sizes",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "volume", "video"),
+    limits="the places of nodes, points and members of a set are told by a perceptron, and their tokens come from a "
+    "network, neither of which has slices",
     differs="A compressor, not an objective, since what it is for is a network within a budget; training starts "
     "from the run's weights. Two global crops: no local crops and no masked patches (iBOT). Two small projection "
     "heads instead of four large ones, plain linear prototypes, a fixed teacher temperature. Depth and width are "
     "drawn for each step from its seed with the paper's weights (3 to 1 for small ones) instead of from a shuffled "
-    "list. osteon's vit_* only.",
+    "list. osteon's vit_* only; on other samples than images the stem and the positions "
+    "are sliced like every layer, and padding is neither looked at nor pooled.",
     rows=(26,),
     backbones=("tokens",),
     cost="5 forwards and 3 backwards per image: teacher, student, elastic student on two views",
@@ -112,8 +119,12 @@ def elastic_vit(backbone: Backbone) -> ViT:
     Raises:
         UsageError: it is not.
     """
-    if not isinstance(backbone, ViT) or edits_of(backbone):
-        raise UsageError(f"{backbone.name} cannot be sliced.", where="poa", fix="Use an uncompressed vit_* of osteon.")
+    if not isinstance(backbone, ViT) or edits_of(backbone) or not isinstance(
+            backbone.patch_embed, PatchEmbed | TubeEmbed | WordEmbed | ColumnEmbed) or {
+            "trunk", "gated"} & set(backbone.options):
+        raise UsageError(f"{backbone.name} cannot be sliced as it is.", where="poa",
+                         fix="Use an uncompressed vit_* of osteon with attention, whose tokens are patches, words or "
+                         "columns.")
     return backbone
 
 
@@ -134,19 +145,16 @@ def slice_forward(vit: ViT, x: Tensor, size: Size) -> Tensor:
     heads, blocks = size
     each = vit.dim // int(vit.options["heads"])
     w, up = heads * each, int(vit.options["heads"]) / heads
-    proj = cast(nn.Conv2d, vit.patch_embed.proj)
-    tokens = F.conv2d(x, proj.weight[:w], None if proj.bias is None else proj.bias[:w], proj.stride)
-    grid = (tokens.shape[2], tokens.shape[3])
-    tokens = tokens.flatten(2).transpose(1, 2) + vit.positions(grid)[..., :w]
-    prefix = vit.prefix(len(x))[..., :w]
-    tokens = torch.cat([prefix, tokens], 1)
+    (tokens, grid), present = placed_tokens(vit, x, None, None), vit.present(x)
+    prefix = vit.prefix(len(x))
+    count = prefix.shape[1]
+    tokens, attend = vit.looked_at(torch.cat([prefix, tokens], 1)[..., :w], count, present)
     for i in blocks:
-        tokens = _slice_block(vit.blocks[i], tokens, w, heads, up)
-    tokens = _norm(vit.norm, tokens, w)
-    return tokens[:, 0] if vit.cls_token is not None else tokens[:, prefix.shape[1]:].mean(1)
+        tokens = _slice_block(vit.blocks[i], tokens, w, heads, up, None if attend is None else attend[..., None, :, :])
+    return vit.summed_up(_norm(vit.norm, tokens, w), count, grid, present).pooled
 
 
-def _slice_block(block: Any, x: Tensor, w: int, heads: int, up: float) -> Tensor:
+def _slice_block(block: Any, x: Tensor, w: int, heads: int, up: float, attend: Tensor | None) -> Tensor:
     part = block.attn.qkv.in_features
     rows = torch.cat([torch.arange(w) + k * part for k in range(3)]).to(x.device)
     hidden = int(block.mlp.fc1.out_features * w / part)
@@ -154,7 +162,7 @@ def _slice_block(block: Any, x: Tensor, w: int, heads: int, up: float) -> Tensor
     bias = block.attn.qkv.bias
     qkv = F.linear(h, block.attn.qkv.weight[rows][:, :w], None if bias is None else bias[rows])
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    out = F.scaled_dot_product_attention(q, k, v, attend).transpose(1, 2).flatten(2)
     out = F.linear(out * up, block.attn.proj.weight[:w, :w], block.attn.proj.bias[:w])
     x = x + block.drop_path(_scaled(block.ls1, out, w), 0)
     h = F.linear(_norm(block.norm2, x, w) * up, block.mlp.fc1.weight[:hidden, :w], block.mlp.fc1.bias[:hidden])
@@ -191,12 +199,21 @@ def extract_size(vit: ViT, size: Size) -> ViT:
         value = source[".".join(words)]
         if ".qkv." in name:
             value = torch.cat([value[k * vit.dim:][:w] for k in range(3)])
-        if value.dim() == 2 and words[-1] == "weight":
+        if words[0] == "patch_embed":
+            value = _slice_stem(vit, value, w)
+        elif value.dim() == 2 and words[-1] == "weight":
             value = value[:target.shape[0], :target.shape[1]] * up
         elif words[-1] in ("pos_embed", "cls_token", "reg_token"):
             value = value[..., :w]
         target.copy_(value[:target.shape[0]] if value.dim() != 3 else value)
     return small.eval()
+
+
+def _slice_stem(vit: ViT, value: Tensor, w: int) -> Tensor:
+    """A parameter of the stem for tokens ``w`` wide; word vectors are multiplied by the root of their width."""
+    if isinstance(vit.patch_embed, PatchEmbed | TubeEmbed):
+        return value[:w]
+    return value[..., :w] * (vit.dim / w if isinstance(vit.patch_embed, WordEmbed) else 1) ** 0.5
 
 
 class Projection(nn.Module):
@@ -252,7 +269,7 @@ class Elastic(Objective):
         """Outputs of every branch and head for both views, and the students' features."""
         vit, teacher, size = cast(ViT, self.backbone), cast(ViT, self.teacher["backbone"]), self.draw(draws)
         out: dict[str, Tensor] = {}
-        for v, view in enumerate(self.views(batch["image"], draws)[:2]):
+        for v, view in enumerate(self.views(batch[self.data.modality], draws)[:2]):
             whole, part = vit(view.x).pooled, slice_forward(vit, view.x, size)
             with torch.no_grad():
                 target = teacher(view.x).pooled

@@ -29,7 +29,7 @@ CARD = Card(
     name="ssld",
     papers=("Beyond Self-Supervision: A Simple Yet Effective Network Distillation Alternative to Improve Backbones",
             "Big Self-Supervised Models are Strong Semi-Supervised Learners"),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="The default loss is the released code's symmetric KL over two, which the paper calls JS; js is the "
     "true, bounded divergence. The teacher's classes are those of its head (an adapted run), else of a linear "
     "classifier on its features fitted to the calibration labels, else clusters of its features. No mining of an "
@@ -111,7 +111,7 @@ class SoftLabels(Distil):
 
     def encode(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """One divergence a sample, (B,)."""
-        mine, wanted = self.look(batch, draws)
+        mine, wanted, _ = self.look(batch, draws)
         with torch.no_grad():
             target = self.teacher_head(wanted.pooled)
         value = divergence(self.student_head(mine.pooled), target, self.loss, self.temperature)

@@ -35,7 +35,7 @@ CARD = Card(
     name="structured_pruning",
     papers=("DepGraph: Towards Any Structural Pruning",
             "The Unreasonable Effectiveness of Random Pruning: Return of the Most Naive Baseline for Sparse Training"),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="Only widths inside a block are pruned (hidden units, inner channels, whole heads), all groups by the "
     "same share, so that the width of the features stays; DepGraph also prunes the residual stream. importance=random"
     " takes from the second paper that the choice is random at a fixed share a layer; there single weights are masked"
@@ -134,10 +134,9 @@ def _head_remover(module: nn.Module, qkv: nn.Linear, proj: nn.Linear, heads: int
 def _channels(network: Backbone) -> list[Group]:
     """Groups by torch-pruning's dependency graph; those of one producer do not touch the residual stream."""
     graph = torch_pruning.DependencyGraph()
-    image = torch.zeros(2, network.channels, *network.extent)
     with warnings.catch_warnings(), torch.enable_grad():  # the graph is read off autograd's
         warnings.simplefilter("ignore")  # it reports parameters outside layers, which these groups do not touch
-        graph.build_dependency(network, image, output_transform=lambda features: features.pooled,
+        graph.build_dependency(network, network.example(2), output_transform=lambda features: features.pooled,
                                customized_pruners={BatchNorm: _OurNorm()})
         candidates = list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
     attention = {id(m.qkv) for m in network.modules() if isinstance(getattr(m, "qkv", None), nn.Linear)}

@@ -29,7 +29,7 @@ CARD = Card(
     kind="compressor",
     name="trp",
     papers=("TRP: Trained Rank Pruning for Efficient Deep Neural Networks",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="Trained on the features of the original network instead of labels. Projections keep a share of the "
     "energy (95 %, the paper 99 %), but from the middle of training on no more than the ranks that meet the "
     "budget: the fewest singular values that reach one share of energy in every layer at the start. The paper "

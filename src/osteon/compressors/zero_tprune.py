@@ -24,7 +24,9 @@ CARD = Card(
     name="zero_tprune",
     papers=("Zero-TPrune: Zero-Shot Token Pruning through Leveraging of the Attention Graph in Pre-Trained "
             "Transformers",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "table", "points", "volume", "video"),
+    limits="words, nodes and members of a set are filled up to equal numbers, so that the same share of tokens would "
+    "leave real ones of one sample and padding of another",
     differs="No public code: iterations and bounds are those quoted from the paper elsewhere. A head's scores are "
     "scaled to mean one before their variance is compared with the bounds (of scores that sum to one no head would "
     "pass), and all heads count where none passes. The I'-stage, a first importance pass before similarity, is left "

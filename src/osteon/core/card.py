@@ -30,6 +30,7 @@ class Card:
         cost: a word on compute, e.g. ``"2 forwards per image"``.
         switch: what turns it on: of training options, and of objectives that need data read in a way of their own, in
             ``osteon pretrain``; of analyses the whole command.
+        limits: why it is not defined for the other modalities, where that does not go without saying.
     """
 
     kind: str
@@ -42,5 +43,6 @@ class Card:
     labels: bool = False
     cost: str = ""
     switch: str = ""
+    limits: str = ""
     summary: str = field(default="", compare=False)  # first line of the file's docstring, filled by the parser
     file: str = field(default="", compare=False)  # path, filled by the parser

@@ -51,7 +51,7 @@ def need(card: Card, modality: str, *, where: str) -> None:
     """Raise UsageError where a method is not defined for a modality, naming those it is for."""
     if not fits(card, modality):
         raise UsageError(f"{card.kind.capitalize()} '{card.name}' is not defined for {modality}; it is for "
-                         f"{', '.join(card.modalities)}.", where=where,
+                         f"{', '.join(card.modalities)}" + (f": {card.limits}." if card.limits else "."), where=where,
                          fix=f"`osteon methods --kind {card.kind} --modality {modality}` lists those that are.")
 
 
@@ -268,7 +268,7 @@ def _problem(card: Card, file: Path, room: str | None) -> str:
         value = getattr(card, name)
         if not isinstance(value, tuple) or not all(type(v) is item for v in value):
             return f"{name} must be a tuple of {item.__name__}"
-    for name in ("kind", "name", "differs", "cost", "switch"):
+    for name in ("kind", "name", "differs", "cost", "switch", "limits"):
         if not isinstance(getattr(card, name), str):
             return f"{name} must be text"
     if not isinstance(card.labels, bool):

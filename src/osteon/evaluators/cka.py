@@ -20,9 +20,9 @@ CARD = Card(
     papers=("Similarity of Neural Network Representations Revisited",
             "Do Wide and Deep Networks Learn the Same Things? Uncovering How Neural Network Representations Vary "
             "with Width and Depth"),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="the unbiased estimate on at most 512 samples in one batch instead of the minibatch average; positions "
-            "of a layer are averaged first",
+            "of a layer (of texts, graphs and sets: those that are there) are averaged first",
     backbones=("tokens", "maps"),
     cost="1 forward per sample",
     switch="osteon analyse RUN SOURCE --only cka",

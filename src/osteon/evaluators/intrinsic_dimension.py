@@ -21,7 +21,7 @@ CARD = Card(
     kind="analysis",
     name="intrinsic_dimension",
     papers=("Measuring the Intrinsic Dimension of Objective Landscapes",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="starts from the run's weights rather than from random ones, so it measures fine-tuning; a fixed number "
             "of passes of Adam in each subspace, one seed; statistics of batch normalisation are frozen",
     rows=(46,),

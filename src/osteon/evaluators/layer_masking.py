@@ -1,12 +1,12 @@
 """Layer masking: take a region away from a convolutional network inside its layers, so that no fill colour is seen.
 
 Balasubramanian & Feizi 2023, "Towards Improved Input Masking for Convolutional Neural Networks", arXiv:2211.14646,
-section 3.
+section 3. In Transformers tokens are left out instead: Jain et al. 2022, "Missingness Bias in Model Debugging".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,13 @@ from osteon.core.errors import UsageError
 CARD = Card(
     kind="analysis",
     name="layer_masking",
-    papers=("Towards Improved Input Masking for Convolutional Neural Networks",),
-    modalities=("image",),
+    papers=("Towards Improved Input Masking for Convolutional Neural Networks", "Missingness Bias in Model Debugging"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="masks are cells of a grid; attribution takes each cell away once, and its score is the likeness of the "
-            "features instead of a class's probability",
+            "features instead of a class's probability. Of Transformers tokens are left out, spans or blocks of the "
+            "grid at a time, where a place means the same in every sample (not of texts, graphs, clouds and sets)",
     rows=(179,),
-    backbones=("maps",),
-    cost="1 forward per image and cell",
+    cost="1 forward per sample and cell",
     switch="osteon analyse RUN SOURCE --only layer_masking",
 )
 
@@ -107,6 +107,35 @@ def _convolve(conv: nn.Module, norm: nn.Module, x: Tensor, known: Tensor) -> tup
     known = F.max_pool2d(known, kernel, stride, padding)
     out = norm(conv(filled))
     return torch.where(known > 0, out, torch.zeros_like(out)), known
+
+
+#: Most cells along each side of a grid of tokens, by its number of sides.
+CELLS = {1: 16, 2: 4, 3: 3}
+
+
+def token_cells(grid: Sequence[int]) -> Tensor:
+    """The cell that every token of a grid belongs to, in raster order: (N,) int64, cells counted so too."""
+    cell = torch.zeros(1, dtype=torch.int64)
+    for side in grid:
+        parts = min(side, CELLS.get(len(grid), 3))
+        cell = (cell[:, None] * parts + torch.arange(side) * parts // side).flatten()
+    return cell
+
+
+@torch.no_grad()
+def token_attribution(likeness: Callable[[Tensor], Tensor], cell: Tensor, count: int) -> Tensor:
+    """How much each cell of tokens matters: what leaving its tokens out takes from a likeness of 1.
+
+    Args:
+        likeness: (B, K) int64 tokens that stay -> (B,).
+        cell: (N,) cell of every token.
+        count: samples B.
+
+    Returns:
+        (B, cells).
+    """
+    lost = [1 - likeness((cell != c).nonzero()[:, 0].expand(count, -1)) for c in range(int(cell.max()) + 1)]
+    return torch.stack(lost, 1)
 
 
 @torch.no_grad()

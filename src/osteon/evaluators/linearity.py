@@ -18,7 +18,7 @@ CARD = Card(
     kind="analysis",
     name="linearity",
     papers=("Your Transformer is Secretly Linear",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="the map is fitted on one half of the positions and scored on the other, where the paper scores what it "
             "fitted; beside the paper's score stand one without the largest dimensions and one of what the block "
             "adds",

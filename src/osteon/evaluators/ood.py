@@ -18,7 +18,7 @@ CARD = Card(
     kind="analysis",
     name="ood",
     papers=("MOODv2: Masked Image Modeling for Out-of-Distribution Detection",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="the classifier is a logistic regression on half of the labelled samples instead of the network's own; "
             "settings of each score are those of its own paper",
     rows=(276,),

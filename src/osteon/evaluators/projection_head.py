@@ -18,9 +18,9 @@ CARD = Card(
     kind="analysis",
     name="projection_head",
     papers=("Investigating the Benefits of Projection Head for Representation Learning",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="probes of the class and of a rotation stand for the paper's synthetic features; the reweighting head "
-            "is offered as a module and not trained by the analysis",
+            "is offered as a module and not trained by the analysis; only images have the probe of the rotation",
     rows=(43,),
     backbones=("tokens", "maps"),
     labels=True,

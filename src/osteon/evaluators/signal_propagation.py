@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
+from osteon.parts.real_tokens import RealTokens
 from osteon.parts.taps import taps
 
 CARD = Card(
     kind="analysis",
     name="signal_propagation",
     papers=("Characterizing signal propagation to close the performance gap in unnormalized ResNets",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="also of Transformers, where a channel is a feature over all tokens; beside the untrained network on "
             "noise stands the trained one on its data; the scaled weight standardisation of the paper is not part "
             "of it",
@@ -59,23 +60,24 @@ def block_names(network: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def signal_propagation(network: nn.Module, x: Tensor, names: Sequence[str] | None = None) -> list[Signal]:
-    """One forward pass of ``x`` (B, C, H, W); the paper uses standard normal noise, at initialisation.
+    """One forward pass of ``x`` (B, C, *extent); the paper uses standard normal noise, at initialisation.
 
-    Statistics are over samples and positions; the squared mean is 0 and the variance 1 for a normalised signal.
+    Statistics are over samples and positions, padding left out; the squared mean is 0 and the variance 1 for a
+    normalised signal.
     """
     names = block_names(network) if names is None else list(names)
     with taps(network, names) as out, taps(network, names, kind="input") as before:
         network(x)
+    real = RealTokens(network, x)
     rows = []
     for name in names:
-        after, entered = _channels(out[name]), _channels(before[name])
+        after, entered = _channels(out[name], real), _channels(before[name], real)
         same = out[name].shape == before[name].shape
         rows.append(Signal(name, float(after.mean(0).square().mean()), float(after.var(0, correction=0).mean()),
                            float((after - entered).var(0, correction=0).mean()) if same else None))
     return rows
 
 
-def _channels(x: Tensor) -> Tensor:
-    """(B, C, H, W), (B, N, D) or (B, D) -> (rows, channels) float64."""
-    x = x.double()
-    return x.movedim(1, -1).reshape(-1, x.shape[1]) if x.dim() == 4 else x.reshape(-1, x.shape[-1])
+def _channels(x: Tensor, real: RealTokens) -> Tensor:
+    """(B, C, H, W), (B, N, D) or (B, D) -> (rows, channels) float64; of tokens those that are there."""
+    return x.double().movedim(1, -1).reshape(-1, x.shape[1]) if x.dim() == 4 else real.take(x).double()

@@ -18,7 +18,7 @@ CARD = Card(
     papers=("RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their Rank",
             "Exploring Simple Siamese Representation Learning",
             "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere"),
-    modalities=("image", "graph"),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="RankMe compares runs and has no threshold; the one shown for the effective rank, and that for collapse, "
             "are osteon's",
     backbones=("tokens", "maps", "nodes"),

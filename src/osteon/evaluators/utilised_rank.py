@@ -15,13 +15,14 @@ from torch.nn import functional as F
 
 from osteon.core.card import Card
 from osteon.core.errors import UsageError
+from osteon.parts.real_tokens import RealTokens
 from osteon.parts.taps import taps
 
 CARD = Card(
     kind="analysis",
     name="utilised_rank",
     papers=("Revealing the Utilized Rank of Subspaces of Learning in Neural Networks",),
-    modalities=("image",),
+    modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
     differs="no code was found: the share of the second moment, the treatment of convolutions by patches and the "
             "factoring are our reading of the paper's summary",
     rows=(311,),
@@ -55,7 +56,7 @@ class Utilisation:
 def second_moments(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Sum of outer products of the inputs of every linear layer and convolution, not centred: name -> (m, m) float64.
 
-    The rows of a convolution's input are its patches. Grouped convolutions are left out.
+    The rows of a convolution's input are its patches. Grouped convolutions and padding are left out.
     """
     layers = {n: m for n, m in network.named_modules() if _rows_of(m) is not None}
     if not layers:
@@ -65,10 +66,11 @@ def second_moments(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, T
         for x in batches:
             seen.clear()
             network(x)
+            real = RealTokens(network, x)
             for name, layer in layers.items():
                 if name not in seen:
                     continue
-                rows = _patches(layer, seen[name]).double()
+                rows = _patches(layer, seen[name], real).double()
                 gram = rows.T @ rows
                 moments[name] = moments[name] + gram if name in moments else gram
     return moments
@@ -131,10 +133,10 @@ def _weight(module: nn.Module) -> Tensor:
     return weight.flatten(1).T.double()  # type: ignore[union-attr, operator]
 
 
-def _patches(module: nn.Module, x: Tensor) -> Tensor:
+def _patches(module: nn.Module, x: Tensor, real: RealTokens) -> Tensor:
     if isinstance(module, nn.Conv2d):
         if isinstance(module.padding, str):
             raise UsageError("Convolutions with named padding are not supported.", where="utilised_rank")
         return F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride  # type: ignore[arg-type]
                         ).transpose(1, 2).flatten(0, 1)
-    return x.reshape(-1, x.shape[-1])
+    return real.take(x)

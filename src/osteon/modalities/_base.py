@@ -29,6 +29,9 @@ class Modality(Protocol):
         CONTROLS: name -> features that cost no training; shown beside every result.
         SAMPLES: what several samples are called in a message, e.g. ``"images"``.
 
+    ``ALIKE`` names the control whose rows say as they are how alike two samples are; without one it is the first, each
+    of its columns standardised.
+
     A modality may also have ``LABELLED_CONTROLS``: name -> ``fit(samples, labels, asked, spec, *, classes, seed)``,
     which gives the scores (M, K) of a classifier that reads samples and labels itself; and ``NUMBER_CONTROLS``: name ->
     ``fit(samples, targets, asked, spec, *, seed)``, which gives the numbers (M,) of a regression that does.

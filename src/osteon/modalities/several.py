@@ -74,6 +74,10 @@ def _together(train: np.ndarray, test: np.ndarray, spec: DataSpec) -> tuple[np.n
 CONTROLS: Mapping[str, Control] = _Controls()
 
 
+#: Members are scaled already.
+ALIKE = "all members side by side"
+
+
 def backbone_options(spec: DataSpec) -> dict[str, Any]:
     """The members and what each of their networks needs to know."""
     members = Members.of(spec.traits)

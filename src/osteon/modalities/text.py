@@ -122,6 +122,8 @@ def _standardised(train: np.ndarray, test: np.ndarray, spec: DataSpec) -> tuple[
     return (first - mean) / std, (second - mean) / std
 
 
+#: Rows of it have length 1, and columns of rare tokens are to stay small.
+ALIKE = "token TF-IDF"
 #: Features that cost no training, shown beside every result.
 CONTROLS: dict[str, Control] = {"token TF-IDF": token_tfidf, "token pair TF-IDF": pair_tfidf,
                                 "text statistics": _standardised}

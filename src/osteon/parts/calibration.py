@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osteon.core.errors import UsageError
+from osteon.parts.real_tokens import RealTokens
 from osteon.parts.reparam import Layer
 from osteon.parts.types import DataSpec
 
 
 @dataclass
 class Moments:
-    """Sums over everything a layer took in and put out, one row a token, pixel or sample.
+    """Sums over everything a layer took in and put out, one row a token, pixel or sample; padding is left out.
 
     Args:
         count: rows seen.
@@ -58,12 +59,12 @@ class Calibration:
     """Samples a compression may look at; their labels only where a method says so.
 
     Args:
-        images: (rows) -> normalised images (n, C, S, S), as the network expects them.
+        images: (rows) -> normalised samples (n, C, *extent), as the network expects them.
         count: how many samples there are.
         spec: what they look like.
         batch_size: samples a forward pass.
-        stored: (rows) -> the samples as they are stored, for training on views: ``image`` and, where there are labels,
-            ``label``. None: nothing can be trained.
+        stored: (rows) -> the samples as they are stored, for training on views, under the name of their
+            modality, and ``label`` where there are labels. None: nothing can be trained.
         labels: (count,) or (count, K), or None.
     """
 
@@ -92,7 +93,7 @@ class Calibration:
                              where="calibration", fix="Give more data, or raise --set calibration.")
 
     def batches(self) -> Iterator[Tensor]:
-        """All samples once, in order, normalised: (b, C, S, S)."""
+        """All samples once, in order, normalised: (b, C, *extent)."""
         for start in range(0, self.count, self.batch_size):
             yield self.images(np.arange(start, min(start + self.batch_size, self.count)))
 
@@ -111,11 +112,13 @@ class Calibration:
         grouped = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
         if grouped:
             raise UsageError("Moments of convolutions with groups are not collected.", where=grouped[0])
-        handles = [layer.register_forward_hook(_watch(name, found)) for name, layer in layers.items()]
+        real: list[RealTokens] = []
+        handles = [layer.register_forward_hook(_watch(name, found, real)) for name, layer in layers.items()]
         training, device = network.training, next(network.parameters()).device
         network.eval()
         try:
             for batch in self.batches():
+                real[:] = [RealTokens(network, batch.to(device))]
                 network(batch.to(device))
         finally:
             for handle in handles:
@@ -137,9 +140,9 @@ class Calibration:
         return out
 
 
-def _watch(name: str, found: dict[str, Moments]) -> Callable[..., None]:
+def _watch(name: str, found: dict[str, Moments], real: list[RealTokens]) -> Callable[..., None]:
     def hook(layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> None:
-        x, y = _rows(layer, args[0]), _columns(layer, output)
+        x, y = _rows(layer, args[0], real[0]), _columns(layer, output, real[0])
         if name not in found:
             d, o = x.shape[1], y.shape[1]
             shapes = ((d,), (d, d), (o,), (o, o))
@@ -148,15 +151,15 @@ def _watch(name: str, found: dict[str, Moments]) -> Callable[..., None]:
     return hook
 
 
-def _rows(layer: Layer, x: Tensor) -> Tensor:
+def _rows(layer: Layer, x: Tensor, real: RealTokens) -> Tensor:
     """Inputs as rows that the layer's flattened weight multiplies."""
     if isinstance(layer, nn.Linear):
-        return x.reshape(-1, layer.in_features)
+        return real.take(x)
     pad = layer.padding
     assert not isinstance(pad, str), "numbers: checked by whoever chose the layer"
     patches = F.unfold(x, layer.kernel_size, layer.dilation, pad, layer.stride)  # type: ignore[arg-type]
     return patches.transpose(1, 2).flatten(0, 1)
 
 
-def _columns(layer: Layer, y: Tensor) -> Tensor:
-    return y.reshape(-1, y.shape[-1]) if isinstance(layer, nn.Linear) else y.flatten(2).transpose(1, 2).flatten(0, 1)
+def _columns(layer: Layer, y: Tensor, real: RealTokens) -> Tensor:
+    return real.take(y) if isinstance(layer, nn.Linear) else y.flatten(2).transpose(1, 2).flatten(0, 1)

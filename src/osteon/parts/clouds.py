@@ -23,12 +23,12 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
         raise ValueError(f"{count} of {total} points")
     sides = points.detach().transpose(1, 2).contiguous()
     far = torch.full((batch, total), torch.inf, device=points.device, dtype=points.dtype)
-    chosen = torch.zeros(batch, count, dtype=torch.int64, device=points.device)
-    for i in range(1, count):
-        last = sides.gather(2, chosen[:, None, i - 1:i].expand(-1, 3, -1))
+    chosen = [torch.zeros(batch, 1, dtype=torch.int64, device=points.device)]
+    for _ in range(1, count):
+        last = sides.gather(2, chosen[-1][:, None].expand(-1, 3, -1))
         far = torch.minimum(far, (sides - last).square().sum(1))
-        chosen[:, i] = far.argmax(1)
-    return chosen
+        chosen.append(far.argmax(1, keepdim=True))
+    return torch.cat(chosen, 1)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -53,11 +53,9 @@ def take_points(values: Tensor, index: Tensor) -> Tensor:
 
 def morton(cells: Tensor, bits: int = 10) -> Tensor:
     """Number of cells (..., 3) int64 along the Z-order curve (Morton 1966): bits of x, y and z in turn, x highest."""
-    code = torch.zeros(cells.shape[:-1], dtype=torch.int64, device=cells.device)
-    for bit in range(bits):
-        for side in range(3):
-            code |= ((cells[..., side] >> bit) & 1) << (3 * bit + 2 - side)
-    return code
+    bit = torch.arange(bits, device=cells.device)
+    place = 3 * bit + torch.tensor([[2], [1], [0]], device=cells.device)
+    return (((cells[..., None] >> bit) & 1) << place).sum((-2, -1))
 
 
 def curve_order(points: Tensor, bits: int = 10) -> Tensor:

@@ -41,7 +41,7 @@ class Cost:
 
     Args:
         params: numbers it learned (codes of quantised weights count, their scales do not).
-        flops: operations of one image's forward pass, a multiply-add as two.
+        flops: operations of one sample's forward pass, a multiply-add as two.
         bytes: size of its safetensors file.
         latency: median milliseconds of a forward pass at batch 1; nan when it was not measured.
     """
@@ -117,7 +117,7 @@ def amount(unit: str, value: float) -> str:
 
 
 def measure(network: Backbone, *, latency: bool = False) -> Cost:
-    """What a backbone costs, on an image of the size it is meant for.
+    """What a backbone costs, on a sample of the size it is meant for, in which nothing is missing.
 
     Args:
         network: runs in evaluation mode; what it was in is put back.
@@ -125,8 +125,7 @@ def measure(network: Backbone, *, latency: bool = False) -> Cost:
     """
     training = network.training
     network.eval()
-    x = torch.zeros(1, network.channels, *network.extent, device=_device(network))
-    flops = count_forward(network, x)
+    flops = count_forward(network, network.example(1).to(_device(network)))
     time_taken = milliseconds(network, 1) if latency else math.nan
     network.train(training)
     return Cost(params_of(network), flops, file_bytes(network), time_taken)
@@ -140,8 +139,7 @@ def spent(network: Backbone, unit: str) -> float:
         return float(file_bytes(network))
     if unit == "latency":
         return milliseconds(network, 1)
-    return float(count_forward(network, torch.zeros(1, network.channels, *network.extent,
-                                                    device=_device(network))))
+    return float(count_forward(network, network.example(1).to(_device(network))))
 
 
 def params_of(network: nn.Module) -> int:
@@ -166,8 +164,7 @@ def file_bytes(network: nn.Module) -> int:
 def milliseconds(network: Backbone, batch: int, *, times: int = TIMED) -> float:
     """Median wall-clock milliseconds of a forward pass of a batch, after one that warms up."""
     device = _device(network)
-    x = torch.randn(batch, network.channels, *network.extent, device=device,
-                    generator=torch.Generator(device).manual_seed(0))
+    x = network.example(batch).to(device)
     seconds = []
     for _ in range(1 + times):
         begun = time.perf_counter()

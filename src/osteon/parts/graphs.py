@@ -6,11 +6,14 @@ self-loops, whose diagonal is 1 for nodes that exist and 0 for those that only f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from osteon.core.errors import UsageError
+from osteon.parts.tracing import holds, tracing
 
 #: Nodes from which a single graph with few edges is multiplied as a sparse matrix.
 LARGE = 512
@@ -52,7 +55,7 @@ def check_samples(x: Tensor, features: int, where: str) -> None:
 
 def sparse_or_none(matrix: Tensor) -> Tensor | None:
     """One large graph (1, N, N) with few edges as a sparse matrix (N, N); None of others."""
-    if len(matrix) > 1 or matrix.shape[1] < LARGE:
+    if tracing() or len(matrix) > 1 or matrix.shape[1] < LARGE:
         return None
     where = matrix[0].nonzero()
     if len(where) > FEW * matrix.shape[1] ** 2:
@@ -97,6 +100,15 @@ def walk_diagonals(adjacency: Tensor, count: int = 8) -> Tensor:
     return torch.stack(out, -1)
 
 
+def example_rings(shape: Sequence[int], features: int, draws: torch.Generator) -> Tensor:
+    """Graphs of this shape (B, F + N, N) whose N nodes form a ring, with normal features."""
+    nodes = shape[-1]
+    ring = torch.eye(nodes) + torch.eye(nodes).roll(1, 0) + torch.eye(nodes).roll(-1, 0)
+    x = torch.randn(*shape, generator=draws)
+    x[:, features:] = ring.clamp(max=1)
+    return x
+
+
 def closeness(adjacency: Tensor) -> Tensor:
     """``1 / (1 + hops)`` from the first node, 0 where no path leads: (B, N, N) -> (B, N)."""
     edges, nodes = adjacency != 0, adjacency.shape[1]
@@ -105,7 +117,7 @@ def closeness(adjacency: Tensor) -> Tensor:
     reached = hops == 0
     for hop in range(1, nodes):
         fresh = (edges & reached[:, None]).any(-1) & ~reached
-        if not bool(fresh.any()):
+        if holds(~fresh.any()):
             break
         hops = hops.masked_fill(fresh, float(hop))
         reached = reached | fresh

@@ -83,7 +83,10 @@ class PlaceEmbed(nn.Module):
     def __init__(self, width: int, dim: int, hidden: int = 128) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, dim)
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # the maps' type, whatever replaces them
+
+    like: Tensor
 
     def forward(self, places: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, dim)."""
-        return self.fc2(F.gelu(self.fc1(places.to(self.fc1.weight.dtype))))
+        return self.fc2(F.gelu(self.fc1(places.to(self.like.dtype))))

@@ -19,8 +19,9 @@ class Learner:
     """A classifier early in its training on the pool.
 
     Args:
-        network: normalised images (B, C, S, S) -> logits (B, K), in eval mode.
-        batches: gives every sample of the pool in order: (normalised images (B, C, S, S), labels (B,)), not augmented.
+        network: normalised samples (B, C, *extent) -> logits (B, K), in eval mode.
+        batches: gives every sample of the pool in order: (normalised samples (B, C, *extent), labels (B,)), without
+            augmentation.
     """
 
     network: nn.Module
@@ -35,7 +36,7 @@ class Pool:
         count: number of samples N.
         features: (N, D) float32.
         target: (M, D) features, by the same network, of the samples that the chosen ones are to resemble.
-        images: (N, C, S, S) as stored.
+        images: samples (N, C, *extent) as stored.
         labels: (N,) class numbers.
         groups: one name a sample: the volume, patient or film it belongs to; or None.
         learn: ``(seed, epochs) -> Learner``: a fresh classifier trained on the pool's labels.

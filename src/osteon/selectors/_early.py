@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from osteon.core.errors import UsageError
 from osteon.parts.selection import Pool, Selection, by_score, need_number
 
-#: (network, images (B, C, S, S), labels (B,)) -> scores (B,)
+#: (network, samples (B, C, *extent), labels (B,)) -> scores (B,)
 Score = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 

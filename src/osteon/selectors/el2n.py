@@ -15,10 +15,10 @@ from osteon.selectors._early import Early
 
 CARD = Card(kind="selector", name="el2n",
             papers=("Deep Learning on a Data Diet: Finding Important Examples Early in Training",),
-            modalities=("image",),
+            modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
             differs="the scoring networks train by osteon's supervised recipe at a constant rate (AdamW, crops and "
-                    "flips) instead of SGD at 0.1; scores are taken in eval mode without augmentation, as in the "
-                    "authors' code",
+                    "flips, or the views of another modality, whose networks are a vit_mini each) instead of SGD at "
+                    "0.1; scores are taken in eval mode without augmentation, as in the authors' code",
             rows=(232,), labels=True, cost="10 short trainings on all samples")
 
 

@@ -18,12 +18,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from osteon.core.card import Card
 from osteon.parts.selection import Pool, Selection
+from osteon.parts.tracing import traced
 from osteon.selectors._early import Early
 
 CARD = Card(kind="selector", name="grand",
             papers=("Deep Learning on a Data Diet: Finding Important Examples Early in Training",
                     "Does \"Deep Learning on a Data Diet\" reproduce? Overall yes, but GraNd at Initialization does "
-                    "not"), modalities=("image",),
+                    "not"),
+            modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
             differs="scored after training has begun, not at initialisation, where the paper's result did not "
                     "reproduce (epochs=0 is allowed and warned of); the rank correlation with the norm of the input "
                     "is printed as a baseline; the scoring networks train by osteon's supervised recipe",
@@ -31,11 +33,11 @@ CARD = Card(kind="selector", name="grand",
 
 
 def gradient_norm(network: nn.Module, x: Tensor, y: Tensor, *, chunk: int = 32) -> Tensor:
-    """Euclidean length of each sample's cross-entropy gradient over all weights. (B, C, S, S), (B,) -> (B,).
+    """Euclidean length of each sample's cross-entropy gradient over all weights. (B, C, *extent), (B,) -> (B,).
 
     Args:
-        network: images -> logits, in eval mode.
-        x: normalised images.
+        network: samples -> logits, in eval mode.
+        x: normalised samples.
         y: class numbers.
         chunk: samples whose gradients are held at once.
     """
@@ -50,7 +52,7 @@ def gradient_norm(network: nn.Module, x: Tensor, y: Tensor, *, chunk: int = 32) 
         slopes = grad(loss)(weights, image, label)
         return torch.stack([g.double().square().sum() for g in slopes.values()]).sum()
 
-    with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no batched form
+    with sdpa_kernel(SDPBackend.MATH), traced():  # the fused attention kernels have no batched form
         return vmap(squared, chunk_size=chunk)(x, y.long()).sqrt()
 
 

@@ -17,10 +17,12 @@ from osteon.parts.selection import Pool, Selection, need_number
 
 CARD = Card(kind="selector", name="k_centre",
             papers=("Active Learning for Convolutional Neural Networks: A Core-Set Approach",
-                    "Clustering to Minimize the Maximum Intercluster Distance"), modalities=("image",),
+                    "Clustering to Minimize the Maximum Intercluster Distance"),
+            modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
             differs="the greedy 2-approximation alone, without the paper's mixed-integer refinement and outlier bound; "
                     "there is no labelled start, so the first centre is drawn by the seed; rows of unit length by "
-                    "default",
+                    "default; features are those of a run, or of what costs no training (small pictures; a control of "
+                    "another modality)",
             cost="N x budget x D multiplications")
 
 

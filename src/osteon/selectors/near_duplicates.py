@@ -6,6 +6,7 @@ variant called Hash-6 there.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -20,12 +21,18 @@ from osteon.parts.selection import Pool, Selection
 CARD = Card(kind="selector", name="near_duplicates",
             papers=("Less is More: Selective Reduction of CT Data for Self-Supervised Pre-Training of Deep Learning "
                     "Models with Contrastive Learning Improves Downstream Classification Performance",),
-            modalities=("image",),
+            modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
             differs="a budget in numbers finds the threshold instead of the reverse (budget auto is the paper's rule); "
                     "a source without groups is one group; images shrink by averaging areas; mutual information and "
-                    "structural similarity are not offered; numbers in names order by value only if the source does",
+                    "structural similarity are not offered; samples that are no pictures have no difference hash, so "
+                    "their features are compared, or their values exactly; numbers in names order by value only if "
+                    "the source does",
             rows=(430,), cost="a hash an image, or its features; N x kept comparisons")
 
+#: Similarity -> threshold where none is given, steps between nothing and all being alike, their size, in words.
+_WAYS: dict[str, tuple[float, int, float, str]] = {
+    "hash": (6.0, 64, 1.0, "of 64 bits"), "embedding": (0.05, 2000, 1e-3, "in 1 - cosine"),
+    "exact": (0.0, 1, 1.0, "(0: equal in every value)")}
 #: Side of the grid of comparisons: 8 rows of 8 neighbours make 64 bits.
 SIDE = 8
 
@@ -41,6 +48,13 @@ def difference_hash(images: np.ndarray) -> np.ndarray:
     return (np.diff(thumbnail, axis=2) > 1e-6 * scale).reshape(len(images), -1)
 
 
+def same_samples(samples: np.ndarray) -> np.ndarray:
+    """A number for every sample (N, ...), equal where all stored values are. -> (N,) int64."""
+    known: dict[bytes, int] = {}
+    return np.array([known.setdefault(hashlib.blake2b(np.ascontiguousarray(s).tobytes(), digest_size=16).digest(), i)
+                     for i, s in enumerate(samples)], np.int64)
+
+
 class NearDuplicates:
     """Go through the samples of each group in order and drop those too close to one already kept.
 
@@ -49,21 +63,35 @@ class NearDuplicates:
 
     Args:
         similarity: ``"hash"`` counts differing bits (of 64) of a difference hash; ``"embedding"`` takes 1 - cosine of
-            features.
-        threshold: distance up to which a sample repeats another; None = 6 bits, or 0.05 for embeddings. Only with
-            ``--budget auto``.
+            features; ``"exact"`` is 0 where all stored values are equal, else 1; ``"auto"``: ``hash`` of images,
+            ``embedding`` of other samples.
+        threshold: distance up to which a sample repeats another; None = 6 bits, 0.05 for embeddings, or 0 for exact.
+            Only with ``--budget auto``.
         across_groups: also compare samples of different groups.
     """
 
-    def __init__(self, *, similarity: Literal["hash", "embedding"] = "hash", threshold: float | None = None,
-                 across_groups: bool = False) -> None:
-        if similarity not in ("hash", "embedding"):
+    def __init__(self, *, similarity: Literal["auto", "hash", "embedding", "exact"] = "auto",
+                 threshold: float | None = None, across_groups: bool = False) -> None:
+        if similarity not in ("auto", *_WAYS):
             raise UsageError(f"There is no similarity {similarity!r}.", where="similarity",
-                             fix="Use hash or embedding.")
+                             fix="Use auto, hash, embedding or exact.")
         if threshold is not None and threshold < 0:
             raise UsageError(f"A threshold is a distance, not {threshold}.", where="threshold")
-        self.similarity, self.threshold, self.across_groups = similarity, threshold, across_groups
-        self.needs: tuple[str, ...] = ("images",) if similarity == "hash" else ("features",)
+        self.asked, self.threshold, self.across_groups = similarity, threshold, across_groups
+        self.settle("image")
+
+    def settle(self, modality: str) -> None:
+        """Take the similarity that suits a modality, where none was asked for.
+
+        Raises:
+            UsageError: a difference hash of what is no picture.
+        """
+        if self.asked == "hash" and modality != "image":
+            raise UsageError(f"A difference hash is of pictures; these samples are {modality}.",
+                             where="--set similarity=hash", fix="Use similarity=embedding or exact.")
+        self.similarity = self.asked if self.asked != "auto" else "hash" if modality == "image" else "embedding"
+        self.needs: tuple[str, ...] = ("features",) if self.similarity == "embedding" else ("images",)
+        self.usual, self.steps, self.unit, self.words = _WAYS[self.similarity]
 
     def __call__(self, pool: Pool, budget: int | None, *, seed: int = 0) -> Selection:
         """Rows kept, in the order of the source; nothing is drawn, so the seed changes nothing."""
@@ -73,16 +101,15 @@ class NearDuplicates:
         if not self.across_groups and pool.groups is None:
             notes.append("groups: the source has none, so all samples are compared with each other")
         if budget is None:
-            limit = self.threshold if self.threshold is not None else 6.0 if self.similarity == "hash" else 0.05
+            limit = self.threshold if self.threshold is not None else self.usual
             rows = thin(distance, pool.count, limit, groups)
         elif self.threshold is not None:
             raise UsageError("A budget in numbers finds the threshold itself.", where="--set threshold",
                              fix="Give the threshold with --budget auto, or leave it out.")
         else:
             rows, limit = self._to_budget(distance, pool.count, budget, groups)
-        unit = "of 64 bits" if self.similarity == "hash" else "in 1 - cosine"
-        notes.append(f"near duplicates: {len(rows):,} of {pool.count:,} samples stay; those within {limit:.4g} {unit} "
-                     "of a kept one were dropped")
+        notes.append(f"near duplicates: {len(rows):,} of {pool.count:,} samples stay; those within {limit:.4g} "
+                     f"{self.words} of a kept one were dropped")
         return Selection(rows, None, notes)
 
     def _distance(self, pool: Pool) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -93,6 +120,10 @@ class NearDuplicates:
             signs = np.where(bits, 1, -1).astype(np.float32)
             width = signs.shape[1]
             return lambda a, b: (width - signs[a] @ signs[b].T) / 2  # whole numbers below 2^24: exact
+        if self.similarity == "exact":
+            assert pool.images is not None
+            number = same_samples(pool.images)
+            return lambda a, b: (number[a][:, None] != number[b]).astype(np.float32)
         assert pool.features is not None
         unit = unit_rows(pool.features)
         return lambda a, b: 1.0 - unit[a] @ unit[b].T
@@ -100,8 +131,7 @@ class NearDuplicates:
     def _to_budget(self, distance: Callable[[np.ndarray, np.ndarray], np.ndarray], count: int, budget: int,
                    groups: object) -> tuple[np.ndarray, float]:
         """Exactly ``budget`` rows and the threshold: a search between keeping everything and keeping one a group."""
-        steps = 64 if self.similarity == "hash" else 2000  # bits, or thousandths of 1 - cosine
-        unit = 1.0 if self.similarity == "hash" else 1e-3
+        steps, unit = self.steps, self.unit
         kept: dict[int, np.ndarray] = {-1: np.arange(count)}
 
         def keep(step: int) -> np.ndarray:

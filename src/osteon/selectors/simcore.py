@@ -19,7 +19,7 @@ from osteon.parts.selection import Pool, Selection
 
 CARD = Card(kind="selector", name="simcore",
             papers=("Coreset Sampling from Open-Set for Fine-Grained Self-Supervised Learning",),
-            modalities=("image",),
+            modalities=("image", "sound", "series", "text", "table", "graph", "points", "volume", "video", "several"),
             differs="with a budget in numbers the rounds go on until it is reached and the last round gives its most "
                     "similar samples (budget auto is the paper's rule, whose reference is the round `patience`, as in "
                     "the authors' code); an optional floor on the similarity, since that rule alone takes `patience` "

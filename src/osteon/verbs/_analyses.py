@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from osteon.backbones import build_backbone
-from osteon.backbones.resnet import ResNet
 from osteon.core import registry
+from osteon.core.errors import UsageError
 from osteon.evaluators import (
     cka,
     intrinsic_dimension,
-    layer_masking,
     linearity,
     ood,
     signal_propagation,
@@ -26,10 +25,12 @@ from osteon.evaluators._logistic import Logistic
 from osteon.evaluators.label_free import LabelFree
 from osteon.evaluators.projection_head import head_report
 from osteon.evaluators.spectrum import directions_for, variance_shares
+from osteon.parts.real_tokens import RealTokens
 from osteon.parts.subsets import holdout
 from osteon.parts.taps import taps
 from osteon.verbs._analysis_context import BATCH, Context, Finding, Section
 from osteon.verbs._analysis_graphs import sources
+from osteon.verbs._analysis_masking import masking
 from osteon.verbs._model import Trained, extract, fit_samples
 
 #: most rows (tokens or positions) an analysis of a layer looks at, and most samples of a CKA
@@ -60,24 +61,37 @@ def spectrum(c: Context) -> Section:
     return out
 
 
+def blocks(model: Trained) -> list[str]:
+    """Names of the network's blocks.
+
+    Raises:
+        UsageError: towers, whose members each see the sets that have them.
+    """
+    if model.backbone.kind == "towers":
+        raise UsageError("each tower sees only the sets that have its member; analyse a run on one member alone",
+                         where=model.name)
+    return signal_propagation.block_names(model.backbone)
+
+
 def layers(c: Context, model: Trained, names: list[str], count: int) -> dict[str, Tensor]:
     """What leaves each block for the first samples, averaged over positions: name -> (count, D)."""
     found: dict[str, list[Tensor]] = {n: [] for n in names}
     model.backbone.eval()
     with torch.no_grad(), taps(model.backbone, names) as seen:
         for start in range(0, count, BATCH):
-            rows = np.arange(start, min(start + BATCH, count))
-            model.backbone(fit_samples(c.data, model.spec, rows))
+            x = fit_samples(c.data, model.spec, np.arange(start, min(start + BATCH, count)))
+            model.backbone(x)
+            real = RealTokens(model.backbone, x)
             for n in names:
                 t = seen[n]
-                found[n].append(t.mean((2, 3)) if t.dim() == 4 else t.mean(1) if t.dim() == 3 else t)
+                found[n].append(t.mean((2, 3)) if t.dim() == 4 else real.mean(t, real.of(t)) if t.dim() == 3 else t)
     return {n: torch.cat(parts) for n, parts in found.items()}
 
 
 def similarity(c: Context) -> Section:
     """CKA between neighbouring layers, and with another run."""
     out = Section("cka", "Similarity of layers (CKA)")
-    names = signal_propagation.block_names(c.model.backbone)
+    names = blocks(c.model)
     count = min(SAMPLES, len(c.data))
     if count < 4:
         out.skipped = "needs at least 4 samples"
@@ -92,7 +106,7 @@ def similarity(c: Context) -> Section:
     out.columns, out.rows = ["Layer", *names], [[n, *(f"{v:.2f}" for v in row)]
                                                 for n, row in zip(names, table, strict=True)]
     if c.against is not None:
-        theirs = layers(c, c.against, signal_propagation.block_names(c.against.backbone), count)
+        theirs = layers(c, c.against, blocks(c.against), count)
         between = cka.cka_table(mine, theirs)
         out.findings.append(Finding(f"CKA of the last layers with {c.against.name}", float(between[-1, -1]), None,
                                     "1 alike, 0 unrelated", "Kornblith et al. (2019), section 3"))
@@ -109,9 +123,9 @@ def block_tokens(c: Context, names: list[str]) -> dict[str, tuple[Tensor, Tensor
     with torch.no_grad(), taps(c.model.backbone.eval(), names) as out, taps(c.model.backbone, names, "input") as into:
         for x in c.batches():
             c.model.backbone(x)
+            real = RealTokens(c.model.backbone, x)
             for n in names:
-                sides = [t.movedim(1, -1).flatten(0, -2) if t.dim() == 4 else t.flatten(0, -2)
-                         for t in (into[n], out[n])]
+                sides = [t.movedim(1, -1).flatten(0, -2) if t.dim() == 4 else real.take(t) for t in (into[n], out[n])]
                 if len(sides[0]) != len(sides[1]):  # the block changes the resolution
                     continue
                 rows = torch.from_numpy(rng.permutation(len(sides[0]))[:per])
@@ -130,7 +144,7 @@ def block_tokens(c: Context, names: list[str]) -> dict[str, tuple[Tensor, Tensor
 def linear_blocks(c: Context) -> Section:
     """How linear each block is."""
     out = Section("linearity", "Linearity of blocks")
-    pairs = block_tokens(c, signal_propagation.block_names(c.model.backbone))
+    pairs = block_tokens(c, blocks(c.model))
     wide = {n: x.shape[1] for n, (x, _) in pairs.items()}
     usable = {n: p for n, p in pairs.items() if len(p[0]) >= 4 * wide[n]}
     if not usable:
@@ -171,9 +185,9 @@ def signal(c: Context) -> Section:
     torch.manual_seed(10_000 + c.seed)
     like = c.model.backbone
     untrained = build_backbone(like.name, channels=like.channels, size=like.size, **like.options)
-    g = torch.Generator().manual_seed(c.seed)
+    blocks(c.model)
     # In training mode: batch norm at initialisation means the batch's statistics.
-    noise = torch.randn(64, like.channels, *like.extent, generator=g)
+    noise = untrained.example(64, seed=c.seed)
     start = signal_propagation.signal_propagation(untrained.train(), noise)
     now = signal_propagation.signal_propagation(like.eval(), c.images(np.arange(min(256, len(c.data)))))
     out.columns = ["Block", "Squared mean, untrained", "Variance, untrained", "Branch variance, untrained",
@@ -194,46 +208,6 @@ def signal(c: Context) -> Section:
     return out
 
 
-def masking(c: Context) -> Section:
-    """Whether layer masking takes regions away better than a fill colour, and where the network looks."""
-    out = Section("layer_masking", "Taking regions away")
-    network = c.model.backbone
-    if not isinstance(network, ResNet):
-        out.skipped = "layer masking follows osteon's ResNet; ViTs leave tokens out"
-        return out
-    x = c.images(np.arange(min(128, len(c.data))))
-    g = torch.Generator().manual_seed(c.seed)
-    cells = max(2, min(4, x.shape[-1] // 2))
-    hidden = torch.rand(len(x), cells, cells, generator=g) < 0.25
-    hidden.flatten(1)[hidden.flatten(1).all(1)] = False
-    visible = ~F.interpolate(hidden[:, None].float(), size=x.shape[-2:], mode="nearest")[:, 0].bool()
-    low = torch.tensor([-m / s for m, s in zip(c.model.spec.mean, c.model.spec.std, strict=True)]).view(1, -1, 1, 1)
-    with torch.inference_mode():
-        whole = network.eval()(x).pooled
-        taken = layer_masking.masked_features(network, x, visible)
-        foreign = torch.where(visible[:, None], x, torch.full_like(x, 9.0))
-        other = layer_masking.masked_features(network, foreign, visible)
-        kept = {"layer masking": taken, "mean fill": network(x * visible[:, None]).pooled,
-                "black fill": network(torch.where(visible[:, None], x, low.expand_as(x))).pooled}
-    alike = {k: float(F.cosine_similarity(v - whole.mean(0), whole - whole.mean(0)).mean()) for k, v in kept.items()}
-    out.columns, out.rows = ["A quarter hidden by", "Cosine with the whole image's feature"], [
-        [k, f"{v:.3f}"] for k, v in alike.items()]
-    worst = float((taken - other).abs().max())
-    out.findings = [
-        Finding("change of the features by what lies under the mask", worst, worst <= 1e-5, "<= 1e-5",
-                "exact by construction: Balasubramanian & Feizi (2023), section 3"),
-        Finding("likeness to the whole, layer masking less mean fill", alike["layer masking"] - alike["mean fill"],
-                None, "above 0 in the paper", "Balasubramanian & Feizi (2023), section 4")]
-
-    def likeness(images: Tensor, seen: Tensor) -> Tensor:
-        return F.cosine_similarity(layer_masking.masked_features(network, images, seen), whole[:len(images)])
-
-    where = layer_masking.attribution(likeness, x[:32], cells).mean(0)
-    out.notes.append("what the feature loses without a region, mean over 32 images, row by row: "
-                     + "; ".join(" ".join(f"{v:.3f}" for v in row) for row in where.tolist()))
-    return out
-
-
 def head(c: Context) -> Section:
     """What the projection head takes away, by probes on both sides of it."""
     out = Section("projection_head", "Before and after the projection head")
@@ -241,18 +215,23 @@ def head(c: Context) -> Section:
     if isinstance(loaded, str) or c.labels is None:
         out.skipped = loaded if isinstance(loaded, str) else "needs labels"
         return out
+    turns = 4 if c.model.spec.modality == "image" else 1
     with torch.inference_mode():
-        turned = [[torch.rot90(x, k, (2, 3)) for k in range(4)] for x in c.batches()]
+        turned = [[torch.rot90(x, k, (2, 3)) if k else x for k in range(turns)] for x in c.batches()]
         before = torch.cat([c.model.backbone.eval()(torch.cat(four)).pooled for four in turned])
         after = loaded(before)
-    quarter = np.concatenate([np.repeat(np.arange(4), len(four[0])) for four in turned])
-    rows = np.concatenate([np.tile(np.arange(i * BATCH, i * BATCH + len(four[0])), 4) for i, four in enumerate(turned)])
+    quarter = np.concatenate([np.repeat(np.arange(turns), len(four[0])) for four in turned])
+    rows = np.concatenate([np.tile(np.arange(i * BATCH, i * BATCH + len(four[0])), turns)
+                           for i, four in enumerate(turned)])
     shown, _ = holdout(c.labels, 0.5, c.seed)
     train = np.isin(rows, shown)
     upright = quarter == 0
     both = {"class": head_report(before.numpy()[upright], after.numpy()[upright],
-                                 {"class": c.labels[rows][upright]}, train[upright]),
-            "rotation": head_report(before.numpy(), after.numpy(), {"rotation": quarter}, train)}
+                                 {"class": c.labels[rows][upright]}, train[upright])}
+    if turns > 1:
+        both["rotation"] = head_report(before.numpy(), after.numpy(), {"rotation": quarter}, train)
+    else:
+        out.notes.append("a rotation is asked of images only")
     out.columns = ["", "Before the head", "After it"]
     for asked, report in both.items():
         b, a = (report[k][f"probe_{asked}"] for k in ("before", "after"))
@@ -367,5 +346,3 @@ ANALYSES: dict[str, Callable[[Context], Section]] = {
     "signal_propagation": signal, "layer_masking": masking, "projection_head": head, "ood": outliers,
     "feasibility": sources, "intrinsic_dimension": directions}
 ON_REQUEST = ("intrinsic_dimension", "feasibility")
-#: modality beside images -> analyses that are defined for it
-OTHERS = {"graph": ("spectrum", "feasibility")}

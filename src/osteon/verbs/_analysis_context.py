@@ -71,10 +71,10 @@ class Context:
         return self._features
 
     def batches(self) -> Iterator[Tensor]:
-        """Normalised images of all samples."""
+        """All samples, normalised."""
         for start in range(0, len(self.data), BATCH):
             yield self.images(np.arange(start, min(start + BATCH, len(self.data))))
 
     def images(self, rows: np.ndarray) -> Tensor:
-        """Normalised images (B, C, S, S)."""
+        """Normalised samples (B, C, *extent)."""
         return fit_samples(self.data, self.model.spec, rows)

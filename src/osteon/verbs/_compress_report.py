@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from osteon.backbones import Backbone
 from osteon.core import registry
@@ -21,7 +20,7 @@ from osteon.verbs._model import extract
 
 #: what reads the features, frozen
 READERS = ("knn", "linear_probe")
-#: images whose kept activations are counted
+#: samples whose kept activations are counted
 KEPT_BATCH = 16
 
 
@@ -46,13 +45,12 @@ def add_latencies(rows: Sequence[dict[str, Any]], networks: Sequence[Backbone]) 
 
 
 def kept_bytes(network: Backbone) -> int:
-    """Bytes that training on a batch of :data:`KEPT_BATCH` images would keep for the backward pass."""
+    """Bytes that training on a batch of :data:`KEPT_BATCH` samples would keep for the backward pass."""
     trial = copy.deepcopy(network).train()
     for parameter in trial.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    x = torch.randn(KEPT_BATCH, trial.channels, *trial.extent, generator=torch.Generator().manual_seed(0))
     with SavedBytes(trial) as kept:
-        trial(x)
+        trial(trial.example(KEPT_BATCH))
         return kept.total
 
 

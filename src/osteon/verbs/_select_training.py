@@ -13,6 +13,7 @@ from osteon.backbones import Backbone, build_backbone
 from osteon.core import registry
 from osteon.core.errors import UsageError
 from osteon.data import Dataset, Loader
+from osteon.modalities import find
 from osteon.parts.selection import Learner
 from osteon.parts.types import Step
 from osteon.train.loop import Engine, make_fabric
@@ -24,14 +25,14 @@ BATCH = 128
 
 
 class _Classifier(nn.Module):
-    """Normalised images -> logits."""
+    """Normalised samples -> logits."""
 
     def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B, K)."""
+        """(B, C, *extent) -> (B, K)."""
         return self.head(self.backbone(x).pooled)
 
 
@@ -40,7 +41,7 @@ def make_learn(dataset: Dataset, backbone: str, say: Callable[[str], None]) -> C
 
     Args:
         dataset: labelled samples, one label each.
-        backbone: name of the network; ``auto``: a small ResNet by image size.
+        backbone: name of the network; ``auto``: a small ResNet by image size, a vit_mini for other samples.
         say: told what goes on.
 
     Raises:
@@ -52,15 +53,17 @@ def make_learn(dataset: Dataset, backbone: str, say: Callable[[str], None]) -> C
                          fix="Give a labelled source, or the labels with --train.")
     if len(np.unique(labels)) < 2:
         raise UsageError("This selection needs at least two classes.", where=dataset.source)
-    size = dataset.spec.size
+    size, modality = dataset.spec.size, dataset.modality
     name = backbone
     if name == "auto":
-        name = "resnet_tiny" if size <= 16 else "resnet_mini" if size <= 64 else "resnet18"
+        name = ("vit_mini" if modality != "image" else "resnet_tiny" if size <= 16 else
+                "resnet_mini" if size <= 64 else "resnet18")
     spec = replace(dataset.spec, num_classes=len(dataset.class_names))
 
     def learn(seed: int, epochs: float) -> Learner:
         torch.manual_seed(20_000 + seed)
-        network = build_backbone(name, channels=spec.channels, size=size)
+        network = build_backbone(name, channels=spec.channels, size=spec.extent,
+                                 **find(modality).backbone_options(spec))
         method = registry.build("objective", "supervised", network, spec)
         batch = min(BATCH, len(dataset))
         steps = round(epochs * len(dataset) / batch)

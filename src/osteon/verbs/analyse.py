@@ -20,7 +20,7 @@ from osteon.core.run import RunFolder
 from osteon.data import open_source
 from osteon.report.page import Report, Series, Verdict
 from osteon.verbs._alone import alone_in
-from osteon.verbs._analyses import ANALYSES, ON_REQUEST, OTHERS
+from osteon.verbs._analyses import ANALYSES, ON_REQUEST
 from osteon.verbs._analysis_context import Context, Section
 from osteon.verbs._model import load_trained
 
@@ -36,8 +36,8 @@ def analyse(run: str | Path, source: str | Path, *, only: Sequence[str] = (), ag
     Args:
         run: run folder.
         source: samples it is looked at with; labels serve some analyses.
-        only: names of analyses; by default all but ``intrinsic_dimension``, which trains networks; for graphs
-            ``spectrum`` and ``feasibility``.
+        only: names of analyses; by default all but ``intrinsic_dimension``, which trains networks, and beside
+            graphs ``feasibility``, which compares graphs.
         against: another run, compared layer by layer.
         ood: source of samples unlike ``source``.
         samples: use at most so many, drawn at random.
@@ -51,13 +51,13 @@ def analyse(run: str | Path, source: str | Path, *, only: Sequence[str] = (), ag
         ``report`` (path of the page), ``notes``.
     """
     say = _speaker(progress)
-    names = _chosen(only)
+    asked = _asked(only)
     if samples < 2:
         raise UsageError(f"{samples} samples tell nothing.", where="--samples", fix="Use at least 100.")
     options = _options(settings or {})
     model = load_trained(run)
-    if model.spec.modality != "image":
-        names = _defined(names if only else list(ANALYSES), model.spec.modality, asked=bool(only), where=str(run))
+    names = asked or [n for n in ANALYSES if n not in ON_REQUEST or n == "feasibility"
+                      and model.spec.modality == "graph"]
     dataset = open_source(source, like=model.spec)
     notes = list(dataset.notes)
     if len(dataset) < 2:
@@ -68,8 +68,9 @@ def analyse(run: str | Path, source: str | Path, *, only: Sequence[str] = (), ag
         notes.append(f"samples: {samples:,} drawn at random with seed {seed}")
     context = Context(model, dataset, RunFolder(run), None if against is None else load_trained(against),
                       None if ood is None else open_source(ood, like=model.spec), seed, **options)
-    if context.against is not None and context.against.spec.channels != model.spec.channels:
-        raise UsageError("The two runs take different numbers of channels.", where=f"--against {against}")
+    if context.against is not None and (context.against.spec.channels, context.against.spec.modality) != (
+            model.spec.channels, model.spec.modality):
+        raise UsageError("The two runs take different modalities or numbers of channels.", where=f"--against {against}")
     sections = []
     for name in names:
         say(f"{name} ...")
@@ -98,24 +99,13 @@ def summary(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _chosen(only: Sequence[str]) -> list[str]:
+def _asked(only: Sequence[str]) -> list[str]:
     names = list(dict.fromkeys(str(n).strip().lower().replace("-", "_") for n in only))
     for name in names:
         if name not in ANALYSES:
             raise UsageError(f"There is no analysis called '{name}'.{nearest(name, ANALYSES)}", where="--only",
                              fix=f"Analyses: {', '.join(ANALYSES)}.")
-    return [n for n in ANALYSES if n in names] or [n for n in ANALYSES if n not in ON_REQUEST]
-
-
-def _defined(names: Sequence[str], modality: str, *, asked: bool, where: str) -> list[str]:
-    """Those of the analyses that mean something for a modality beside images."""
-    known = OTHERS.get(modality, ())
-    left = [n for n in names if n in known]
-    if not left or asked and len(left) < len(names):
-        words = f"for {modality} there are: {', '.join(known)}; " if known else ""
-        raise UsageError(f"The diagnostics are defined for images; this run was trained on {modality}.", where=where,
-                         fix=f"{words}osteon evaluate scores it, label_free among its metrics.")
-    return left
+    return [n for n in ANALYSES if n in names]
 
 
 def _options(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,9 @@ def compress(run: str | Path, *, data: str | Path, method: str, budget: str | Bu
     wanted = Budget.parse(budget) if isinstance(budget, str) else budget
     trained = load_trained(run)
     registry.need(card, trained.spec.modality, where="--method")
+    if trained.backbone.kind not in card.backbones:
+        raise UsageError(f"{card.name} takes networks of {' or '.join(card.backbones)}; {trained.backbone.name} is one "
+                         f"of {trained.backbone.kind}.", where="--method", fix="Compress a Transformer or a ResNet.")
     if trained.adapter is not None and not trained.adapter.mergeable:
         raise UsageError(f"{run} holds an adapter that works beside its backbone: there is no one network to compress.",
                          where=str(run), fix="Compress the run it was made from.")
@@ -201,7 +204,7 @@ def _store(folder: RunFolder, base: str | Path, trained: Trained, result: Backbo
     step = {"method": method, "options": chosen["compressor"], "budget": str(budget)}
     save_trained(folder, result, trained.spec, {
         **inherited, "compressed": [*trained.meta.get("compressed", []), step]})
-    write_program(folder.path / PROGRAM, result, result.channels, result.extent)
+    write_program(folder.path / PROGRAM, result)
     folder.write_json("provenance.json", collect({
         "data": {"source": lasting(str(parts.train.source)), "fingerprint": parts.train.fingerprint,
                  "samples": len(parts.train), "license": stated(chosen["verb"]["data_license"])},

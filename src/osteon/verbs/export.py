@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from osteon.backbones import Backbone
 from osteon.core.atomic import write_text
 from osteon.core.errors import MissingExtra, UsageError, nearest
 from osteon.core.licences import Standing, standing, stated
 from osteon.core.tensorfile import write_tensors
 from osteon.parts.surgery import tensors_of
+from osteon.parts.tracing import traced
 from osteon.parts.types import DataSpec
 from osteon.verbs._alone import alone_in
-from osteon.verbs._compress_program import TOLERANCE, Pooled, write_program
+from osteon.verbs._compress_program import TOLERANCE, Pooled, emptied, write_program
 from osteon.verbs._export_hub import model_card
 from osteon.verbs._export_timm import timm_form, write_timm
 from osteon.verbs._model import Trained, load_trained, recipe_of
@@ -74,7 +76,7 @@ def export(run: str | Path, *, out: str | Path, format: str = "safetensors",  # 
     elif format == "timm":
         write_timm(folder / "timm", backbone, spec, trained.meta.get("class_names", []))
     elif format != "safetensors":
-        write_program(folder / "program.pt2", backbone, spec.channels, spec.extent)
+        write_program(folder / "program.pt2", backbone)
     if format == "hub-folder":
         files = {name: what for name, what in FILES.items() if (folder / name).exists()}
         write_text(folder / "README.md", model_card(Path(run), trained, files, licences))
@@ -106,7 +108,7 @@ def _config(trained: Trained, licences: Standing) -> dict[str, Any]:
         "trained_on": {"source": meta.get("source"), "fingerprint": meta.get("fingerprint")}}
 
 
-def _onnx(path: Path, backbone: torch.nn.Module, spec: DataSpec) -> None:
+def _onnx(path: Path, backbone: Backbone, spec: DataSpec) -> None:
     """Write a graph with a free batch size and check it against the backbone on another batch."""
     try:
         import onnxruntime  # noqa: F401
@@ -121,13 +123,14 @@ def _onnx(path: Path, backbone: torch.nn.Module, spec: DataSpec) -> None:
             os.replace(file, path.parent / file.name)
 
 
-def _write_onnx(path: Path, model: torch.nn.Module, spec: DataSpec) -> None:
+def _write_onnx(path: Path, model: Pooled, spec: DataSpec) -> None:
     import onnxruntime
 
     batch = torch.export.Dim("batch", min=1)
-    torch.onnx.export(model, (torch.randn(2, spec.channels, *spec.extent),), str(path), input_names=[spec.modality],
-                      output_names=["features"], dynamic_shapes=({0: batch},), dynamo=True, verbose=False)
-    x = torch.randn(3, spec.channels, *spec.extent, generator=torch.Generator().manual_seed(0))
+    with traced():
+        torch.onnx.export(model, (model.backbone.example(2),), str(path), input_names=[spec.modality],
+                          output_names=["features"], dynamic_shapes=({0: batch},), dynamo=True, verbose=False)
+    x = emptied(model.backbone.example(3, seed=1))
     with torch.inference_mode():
         wanted = model(x).numpy()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

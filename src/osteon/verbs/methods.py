@@ -45,7 +45,7 @@ def as_json(cards: Sequence[Card]) -> list[dict[str, Any]]:
         "kind": card.kind, "name": card.name, "summary": card.summary, "papers": list(card.papers),
         "modalities": list(card.modalities), "differs": card.differs, "rows": list(card.rows),
         "backbones": list(card.backbones), "labels": card.labels, "cost": card.cost,
-        "switch": card.switch,
+        "switch": card.switch, "limits": card.limits,
         "evidence": evidence(card),
         "options": [{"name": o.name, "type": o.type, "default": o.default, "required": o.required, "doc": o.doc}
                     for o in registry.options(card)],
@@ -115,6 +115,7 @@ def page(card: Card) -> RenderableType:
 
 def _facts(card: Card) -> list[tuple[str, str]]:
     facts = [("papers", "\n".join(card.papers)), ("in the list", ", ".join(map(str, card.rows))),
-             ("modalities", ", ".join(card.modalities)), ("backbones", ", ".join(card.backbones)),
+             ("modalities", ", ".join(card.modalities)), ("not others, as", card.limits),
+             ("backbones", ", ".join(card.backbones)),
              ("labels", "needed" if card.labels else "not needed"), ("cost", card.cost), ("differs", card.differs)]
     return [(label, value) for label, value in facts if value]

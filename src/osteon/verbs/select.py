@@ -15,6 +15,7 @@ from osteon.core.errors import DataError, UsageError
 from osteon.data import Dataset, open_source
 from osteon.data.ids import write_ids
 from osteon.data.leaks import area_matrix
+from osteon.modalities import find
 from osteon.parts.selection import Pool, Selection, parse_budget
 from osteon.verbs._alone import alone_in
 from osteon.verbs._model import Trained, extract, load_trained
@@ -34,7 +35,8 @@ def select(source: str | Path, *, method: str, budget: int | str, out: str | Pat
         method: a selector (``osteon methods --kind selector``).
         budget: number of samples, a share such as ``"30%"``, or ``auto`` where the method finds the number.
         out: file of ids to write, ``.csv``; best first, with the method's score.
-        run: run folder whose features are compared; without one, small grey-and-colour pictures are.
+        run: run folder whose features are compared; without one, small pictures are, and of other samples the first of
+            the modality's controls (features that cost no training).
         target: source the chosen samples are to resemble (``simcore``).
         train: labelled source that gives the labels, by id, where ``source`` has none.
         backbone: network of the scoring trainings (``el2n``, ``grand``).
@@ -63,14 +65,20 @@ def select(source: str | Path, *, method: str, budget: int | str, out: str | Pat
                          fix="Give the small source the samples are for, e.g. --target birds/.")
     if "target" not in needs and target is not None:
         raise UsageError(f"{card.name} has no use for a target.", where="--target", fix="Use --method simcore.")
-    if run is not None and "features" not in needs:
-        raise UsageError(f"{card.name} compares no features as it is set.", where="--run", fix="Leave --run out.")
+    if run is not None and not hasattr(chooser, "settle"):
+        _need_features(needs, card.name)
     model = None if run is None else load_trained(run)
     dataset = open_source(source) if model is None else open_source(source, like=model.spec)
     registry.need(card, dataset.modality, where="--method")
+    if hasattr(chooser, "settle"):
+        chooser.settle(dataset.modality)
+        needs = tuple(chooser.needs)
+    if run is not None:
+        _need_features(needs, card.name)
     wanted = parse_budget(budget, len(dataset))
     notes = list(dataset.notes)
-    pool = _pool(dataset, needs, model, target, train, backbone, notes, say)
+    aim = None if target is None else open_source(target, like=dataset.spec if model is None else model.spec)
+    pool = pool_of(dataset, needs, model, aim, train, backbone, notes, say)
     chosen = chooser(pool, wanted, seed=seed)
     _check(chosen, wanted, len(dataset), card.name)
     ids = [dataset.ids[i] for i in chosen.rows]
@@ -79,8 +87,13 @@ def select(source: str | Path, *, method: str, budget: int | str, out: str | Pat
             "source": str(source), "use": f"{source}@{out}", "notes": [*notes, *chosen.notes], "out": str(path)}
 
 
-def _pool(dataset: Dataset, needs: tuple[str, ...], model: Trained | None, target: str | Path | None,
-          train: str | Path | None, backbone: str, notes: list[str], say: Callable[[str], None]) -> Pool:
+def _need_features(needs: tuple[str, ...], name: str) -> None:
+    if "features" not in needs:
+        raise UsageError(f"{name} compares no features as it is set.", where="--run", fix="Leave --run out.")
+
+
+def pool_of(dataset: Dataset, needs: tuple[str, ...], model: Trained | None, target: Dataset | None,
+            train: str | Path | None, backbone: str, notes: list[str], say: Callable[[str], None]) -> Pool:
     """Fill in what the selector asked for, and nothing else."""
     pool = Pool(len(dataset), groups=dataset.groups)
     if "images" in needs:
@@ -91,24 +104,41 @@ def _pool(dataset: Dataset, needs: tuple[str, ...], model: Trained | None, targe
         labelled = dataset if train is None else _with_labels(dataset, open_source(train))
         pool = replace(pool, learn=make_learn(labelled, backbone, say), labels=labelled.labels)
     if "features" in needs:
-        if model is None:
-            notes.append(f"features: pixels averaged to {SIDE} x {SIDE} areas (rule: no --run was given)")
-        else:
-            notes.append(f"features: of {model.name}")
-        pool = replace(pool, features=_features(dataset, model))
+        features, wanted, what = _features(dataset, target, model)
+        notes.append(f"features: {what}")
+        pool = replace(pool, features=features, target=wanted)
     if "target" in needs:
         assert target is not None
-        aim = open_source(target, like=dataset.spec if model is None else model.spec)
-        notes.append(f"target: {len(aim):,} samples of {target}")
-        if model is not None and model.meta.get("fingerprint") != aim.fingerprint:
+        notes.append(f"target: {len(target):,} samples of {target.source}")
+        if model is not None and model.meta.get("fingerprint") != target.fingerprint:
             notes.append("target: the run was not pre-trained on exactly this target, as the paper's encoder is")
-        pool = replace(pool, target=_features(aim, model))
     return pool
 
 
-def _features(dataset: Dataset, model: Trained | None) -> np.ndarray:
+def _features(dataset: Dataset, aim: Dataset | None,
+              model: Trained | None) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Features (N, D) of a source and, where there is one, of a target; and what they are."""
     if model is not None:
-        return extract(model.backbone, dataset, model.spec)
+        return (extract(model.backbone, dataset, model.spec),
+                None if aim is None else extract(model.backbone, aim, model.spec), f"of {model.name}")
+    if dataset.modality == "image":
+        return (_small_pictures(dataset), None if aim is None else _small_pictures(aim),
+                f"pixels averaged to {SIDE} x {SIDE} areas (rule: no --run was given)")
+    module = find(dataset.modality)
+    name = getattr(module, "ALIKE", None)
+    chosen = name or next(iter(module.CONTROLS))
+    both = [np.asarray(data.images) for data in (dataset, aim or dataset.subset(np.arange(1)))]
+    features, wanted = (x.astype(np.float32) for x in module.CONTROLS[chosen](both[0], both[1], dataset.spec))
+    if name is None:
+        mean, std = features.mean(0), features.std(0)
+        # A column that is constant says nothing.
+        scale = np.where(std < 1e-6 * max(1e-6, float(std.max())), np.inf, std)
+        features, wanted = (features - mean) / scale, (wanted - mean) / scale
+    words = f"the control '{chosen}'{'' if name else ', columns standardised'} (rule: no --run was given)"
+    return features, None if aim is None else wanted, words
+
+
+def _small_pictures(dataset: Dataset) -> np.ndarray:
     shrink = area_matrix(dataset.spec.size, min(SIDE, dataset.spec.size))
     parts = []
     for start in range(0, len(dataset), 1024):
