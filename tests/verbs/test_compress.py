@@ -90,7 +90,7 @@ def test_methods_that_train_resume_to_the_same_weights_and_other_settings_are_re
     ({"budget": "params=0.001"}, "goes down to"), ({"method": "int8"}, "works to bytes"),
     ({"settings": {"importanc": "random"}}, "importance"), ({"settings": {"held_out": 2}}, "held_out"),
     ({"settings": {"importance": "none"}}, "importance"),
-    ({"method": "zero_tprune", "budget": "flops=0.5"}, "no plain")])
+    ({"method": "zero_tprune", "budget": "flops=0.5"}, "takes networks of tokens")])
 def test_bad_input_is_a_clear_error_and_leaves_no_model(trained, tmp_path, change, error):
     call = {"data": "digits:train", "method": "structured_pruning", "budget": "params=0.5", "progress": False,
             "settings": {"limit": 60}}

@@ -72,7 +72,8 @@ def compress(run: str | Path, *, data: str | Path, method: str, budget: str | Bu
     registry.need(card, trained.spec.modality, where="--method")
     if trained.backbone.kind not in card.backbones:
         raise UsageError(f"{card.name} takes networks of {' or '.join(card.backbones)}; {trained.backbone.name} is one "
-                         f"of {trained.backbone.kind}.", where="--method", fix="Compress a Transformer or a ResNet.")
+                         f"of {trained.backbone.kind}.", where="--method",
+                         fix="`osteon methods --kind compressor --json` lists what each takes (backbones).")
     if trained.adapter is not None and not trained.adapter.mergeable:
         raise UsageError(f"{run} holds an adapter that works beside its backbone: there is no one network to compress.",
                          where=str(run), fix="Compress the run it was made from.")
