@@ -3,7 +3,8 @@
 
 ``OSTEON_PEERS`` names the Python of an environment that holds torch, torchvision, lightly, stable-pretraining and
 solo-learn (its repository in PYTHONPATH: the package on PyPI lacks its loaders); without it they are left out.
-``--most N`` stops at N rows, ``--no-train`` leaves out training.
+``--most N`` stops at N rows, ``--no-train`` leaves out training, ``--only WORD`` measures the sections with that word
+in their titles and leaves the others of the page as they are.
 """
 
 from __future__ import annotations
@@ -125,9 +126,10 @@ def as_tars(folder: Path, files: list[Path], count: int) -> Path:
 
 def growing(most: int = SIZES[-1]) -> list[str]:
     """Opening and reading data sets of growing size, each in a process of its own: listed; opened for the first time
-    (every sample read twice: its header, then decoded) and again from the cache; then 200 batches of 256 in the order
-    of training. CPU seconds, the peak of all memory of the process, and what it kept of its own (the cache is mapped
-    from its file). Samples are of 8 x 8 pixels, so that what is measured is the handling and not the decoding."""
+    (every sample read once: all are alike, so that what the first becomes all become) and again from the cache; then
+    200 batches of 256 in the order of training. CPU seconds, the peak of all memory of the process, and what it kept of
+    its own (the cache is mapped from its file). Samples are of 8 x 8 pixels, so that what is measured is the handling
+    and not the decoding."""
     lines = [f"{'':10}{'samples':>10} | {'open, new':>9} {'peak':>8} | {'list':>6} {'open, cached':>13} {'peak':>8} "
              f"{'kept':>7} | {'a batch':>8} {'peak':>8}"]
     for name, write, sizes in (("csv", as_csv, SIZES), ("parquet", as_parquet, SIZES), ("tar shards", as_tars, SIZES)):
@@ -247,7 +249,10 @@ def training() -> list[str]:
 def main(words: list[str]) -> int:
     """Measure everything and write docs/evidence/loading.md."""
     most = int(words[words.index("--most") + 1]) if "--most" in words else SIZES[-1]
-    command = " ".join(["python -m benchmarks.loading", *words])
+    only = words[words.index("--only") + 1].lower() if "--only" in words else ""
+    command = " ".join(["python -m benchmarks.loading", *([] if only else words)])
+    file = ROOT / "docs" / "evidence" / "loading.md"
+    held = {part.partition("\n")[0]: part.strip() for part in file.read_text(encoding="utf-8").split("\n## ")[1:]}
     page = ["# Loading", "", f"Regenerate with `OSTEON_PEERS=... {command}` (what it names: `benchmarks/loading.py`). "
             "Medians of 3 but for what is opened anew, once; CPU seconds of one thread; work interleaved with its "
             f"peers' in one run. Python {platform.python_version()}, {platform.machine()}.", ""]
@@ -257,11 +262,14 @@ def main(words: list[str]) -> int:
     if "--no-train" not in words:
         parts.append(("Training from JPEG files", training, training.__doc__ or ""))
     for title, measure, what in parts:
+        if only not in title.lower():
+            page += [f"## {held[title]}", ""] if title in held else []
+            continue
         print(f"== {title}", flush=True)
         lines = measure()
         print("\n".join(lines), flush=True)
         page += [f"## {title}", "", " ".join(what.split()), "", "```", *lines, "```", ""]
-    (ROOT / "docs" / "evidence" / "loading.md").write_text("\n".join(page), encoding="utf-8")
+    file.write_text("\n".join(page), encoding="utf-8")
     return 0
 
 

@@ -135,17 +135,20 @@ def draw(path: Path, value: int) -> None:
     Image.new("L", (8, 8), value).save(path)
 
 
-def test_a_sample_that_changes_between_listing_and_reading_is_read_as_it_is_then(folder, monkeypatch):
+@pytest.mark.parametrize("moment", ["plan_samples", "decode_samples"])
+def test_a_sample_that_changes_between_listing_and_reading_is_read_as_it_is_then(folder, monkeypatch, moment):
     path = folder / "2.png"
+    if moment == "decode_samples":  # not all alike, so that headers are read first
+        Image.new("L", (9, 9), 10).save(folder / "0.png")
     whole = path.read_bytes()
-    meanwhile(monkeypatch, "decode_samples", lambda: draw(path, 99))
+    meanwhile(monkeypatch, moment, lambda: draw(path, 99))
     found = open_source(folder, max_skipped=1)
     assert found.images[2].max() == found.images[2].min() == 99 and not found.skipped
     for act, word in ((path.unlink, "file not found"), (lambda: path.write_bytes(whole[:40]), "truncated|format"),
                       (lambda: path.write_bytes(b""), "empty"), (lambda: path.write_bytes(whole + b"more"), "")):
         path.write_bytes(whole)
         with monkeypatch.context() as patch:
-            meanwhile(patch, "decode_samples", act)
+            meanwhile(patch, moment, act)
             found = open_source(folder, max_skipped=1)
         assert [s.id for s in found.skipped] == (["2.png"] if word else [])
         assert not word or re.search(word, found.skipped[0].reason), found.skipped

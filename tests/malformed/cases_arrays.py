@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import struct
 import zipfile
 import zlib
@@ -275,9 +276,8 @@ NPZ = [
         "an encrypted member",
         one(
             "x.npz",
-            npz(image=IMAGES)
-            .replace(b"PK\3\4-\0\0\0", b"PK\3\4-\0\1\0")
-            .replace(b"PK\1\2-\3-\0\0\0", b"PK\1\2-\3-\0\1\0"),
+            # the flag in the header of the member and in the directory, whatever version of the format they name
+            re.sub(b"(PK\3\4..|PK\1\2....)\0\0", b"\\1\1\0", npz(image=IMAGES), flags=re.DOTALL),
         ),
         refused(),
     ),

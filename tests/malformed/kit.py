@@ -8,6 +8,7 @@ import io
 import os
 import resource
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -84,6 +85,10 @@ class Skipped:
             assert len(found) == 1 and words in found[0], (name, words, told)
             assert not any(word in found[0] for word in BELIEVED), found
         _finite(made)
+
+
+#: Python's csv reads null bytes from 3.11 on and refuses them before.
+READS_NULL = sys.version_info >= (3, 11)
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,9 @@ def test_the_second_pass_of_accumulation_repeats_dropout():
     assert len(passes) == 4 and torch.equal(passes[0], passes[2]) and torch.equal(passes[1], passes[3])
     kept = torch.cat(passes[:2]) / 2  # x where kept, doubled: d/dw of (mean of w k)^2 = 2 w (mean of k)^2
     assert toy.w.grad is not None and float(toy.w.grad) == pytest.approx(4 * float(kept.mean()) ** 2)
-    engine.gradients({"image": X}, Step(4, 8))
-    assert not torch.equal(torch.cat(passes[4:6]), torch.cat(passes[:2])) or float(kept.mean()) == 0
+    for index in (4, 5, 6):  # two draws of four values are the same once in sixteen times
+        engine.gradients({"image": X}, Step(index, 8))
+    assert any(not torch.equal(torch.cat(passes[n:n + 2]), torch.cat(passes[:2])) for n in (4, 8, 12))
 
 
 def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -112,4 +113,4 @@ def test_precision_by_hardware_and_kind(monkeypatch):
 
 def test_every_setting_is_documented():
     for name in settings.TrainSettings.__dataclass_fields__:
-        assert f"        {name}: " in (settings.TrainSettings.__doc__ or "")
+        assert f"\n    {name}: " in inspect.cleandoc(settings.TrainSettings.__doc__ or "")

@@ -48,7 +48,7 @@ def test_targets_follow_the_pixels(options: dict[str, float]) -> None:
             assert torch.allclose(y.std((1, 2, 3)), torch.zeros(8), atol=1e-5)
         else:
             assert set(y.unique().tolist()) <= set(range(8))
-    assert max(shares) - min(shares) > 0.5
+    assert max(shares) - min(shares) >= 0.5
 
 
 def test_off_is_the_identity_and_switch_chooses() -> None:

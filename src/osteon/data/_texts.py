@@ -184,4 +184,7 @@ def _columns(path: Path) -> set[str]:
     except OSError:
         return set()
     separator = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in head and "," not in head else ","
-    return {name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])}
+    try:
+        return {name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])}
+    except csv.Error:  # a null byte, before Python 3.11
+        return set()

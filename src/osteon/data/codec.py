@@ -60,6 +60,8 @@ class Codec:
         options: options of ``--set`` and their defaults.
         rules: how every kind of file becomes an array; printed.
         settle: called with the plan and the decoded samples, where traits are known only then.
+        alike: ``alike(payload, plan, header)``, where the plan of samples that are all alike is known from one of them:
+            ``convert`` of a sample that has this header, from one reading; raises ``Unlike`` where it has another.
     """
 
     header: Callable[[Payload], Any]
@@ -69,6 +71,7 @@ class Codec:
     options: Mapping[str, Any] = field(default_factory=dict)
     rules: str = ""
     settle: Callable[[Any, np.ndarray], None] | None = None
+    alike: Callable[[Payload, Any, Any], np.ndarray] | None = None
 
 
 def codec(modality: str) -> Codec:

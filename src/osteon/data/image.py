@@ -26,6 +26,10 @@ def _convert(payload: Payload, plan: Plan) -> np.ndarray:
     return to_depth(to_channels(decode_square(payload, plan.size), plan.channels), plan.dtype)
 
 
+def _alike(payload: Payload, plan: Plan, header: Header) -> np.ndarray:
+    return to_depth(to_channels(decode_square(payload, plan.size, like=header), plan.channels), plan.dtype)
+
+
 def _measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...], float]:
     scale = scale_of(images.dtype)
     return (*measure(images, scale), scale)
@@ -38,4 +42,4 @@ def list_path(path: Path, source: str, *, asked: bool, options: Mapping[str, Any
 
 #: Generated and embedded sources by name: name -> ``list(split)``.
 NAMED = {"digits": list_digits}
-CODEC = Codec(read_header, _plan, _convert, _measure, rules=RULES)
+CODEC = Codec(read_header, _plan, _convert, _measure, rules=RULES, alike=_alike)

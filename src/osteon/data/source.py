@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,10 @@ def _open(source: str | Path, *, size: int | None, limit: int | None, max_skippe
         raise DataError(f"The source holds no {one_of(samples)}.", where=str(source), fix=f"A source is {KINDS}.")
 
     def build(sink: Any) -> dict[str, Any]:
-        plan, failed = plan_samples(listing, reader, size=size, like=like, options=chosen, progress=progress,
-                                    max_skipped=max_skipped)
-        with sink.started(plan.shape, plan.dtype):
-            decode_samples(listing, reader, plan, failed, sink.append, progress)
+        with sink:
+            plan, failed, done = plan_samples(listing, reader, sink, size=size, like=like, options=chosen,
+                                              progress=progress, max_skipped=max_skipped)
+            decode_samples(listing, reader, plan, failed, sink, progress, done)
         if len(failed) == len(listing.ids):
             check_skipped([Skipped(listing.ids[i], reason) for i, reason in failed.items()], 0, 1.0, listing.source,
                           samples)
@@ -291,16 +291,19 @@ class _File:
     """Decoded images into a file of the cache."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.open = path, contextlib.ExitStack()
 
-    @contextlib.contextmanager
-    def started(self, shape: tuple[int, ...], dtype: str) -> Iterator[None]:
+    def begin(self, shape: tuple[int, ...], dtype: str) -> None:
+        self.open.close()
         self.writer = disk.ArrayWriter(self.path, shape, dtype)
+        self.open.callback(self.writer.close)
         self.append = self.writer.append
-        try:
-            yield
-        finally:
-            self.writer.close()
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open.close()
 
     def finish(self) -> np.ndarray:
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
@@ -312,12 +315,17 @@ class _File:
 class _Memory:
     """Decoded images into memory."""
 
-    @contextlib.contextmanager
-    def started(self, shape: tuple[int, ...], dtype: str) -> Iterator[None]:
-        images: list[np.ndarray] = []
-        self.append = images.append
-        yield
-        self.array = np.stack(images) if images else np.empty((0, *shape), dtype)
+    def begin(self, shape: tuple[int, ...], dtype: str) -> None:
+        self.images: list[np.ndarray] = []
+        self.append = self.images.append
+        self.empty = np.empty((0, *shape), dtype)
+
+    def __enter__(self) -> _Memory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self.array = np.stack(self.images) if self.images else self.empty
 
     def finish(self) -> np.ndarray:
         return self.array

@@ -327,9 +327,11 @@ class _InTars:
     def __call__(self, row: int) -> bytes:
         path = self.files[self.shard[row]]
         try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(self.offset[row])
-                return file.read(self.length[row])
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            try:
+                return os.pread(handle, self.length[row], self.offset[row])
+            finally:
+                os.close(handle)
         except OSError as error:
             raise DataError(f"The tar can no longer be read: {error.strerror or error}.", where=str(path),
                             fix="Leave the tars in their place while they are read.") from error

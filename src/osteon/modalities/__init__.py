@@ -7,9 +7,9 @@ import pkgutil
 from typing import cast
 
 from osteon.core.errors import UsageError, nearest
-from osteon.modalities._base import Control, Modality, Payload, Unreadable
+from osteon.modalities._base import Control, Modality, Payload, Unlike, Unreadable
 
-__all__ = ["NAMES", "Control", "Modality", "Payload", "Unreadable", "find", "one_of"]
+__all__ = ["NAMES", "Control", "Modality", "Payload", "Unlike", "Unreadable", "find", "one_of"]
 
 #: Modalities there are: each is a module here, one in ``data`` that reads it and one in ``views`` that augments it.
 NAMES = tuple(sorted((name for _, name, _ in pkgutil.iter_modules(__path__) if not name.startswith("_")),

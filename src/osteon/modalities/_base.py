@@ -22,6 +22,10 @@ class Unreadable(Exception):
     """A sample that cannot be used; the message is the reason shown to the user."""
 
 
+class Unlike(Unreadable):
+    """A sample that has another header than the one it was expected to have; nothing is wrong with it."""
+
+
 class Modality(Protocol):
     """What the module of a modality holds, beside its own way of decoding.
 

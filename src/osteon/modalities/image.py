@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from osteon.modalities._base import Control, Payload, Unreadable
+from osteon.modalities._base import Control, Payload, Unlike, Unreadable
 from osteon.modalities._image_controls import image_statistics, raw_pixels
 from osteon.parts.types import DataSpec
 
@@ -33,6 +34,9 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif",
 #: side asked for is left for the resampling: Pillow's rule for thumbnails.
 GAP = 2
 
+#: Bytes of the largest file that is read at once and not in the pieces its decoder asks for.
+WHOLE = 16 * 1024 * 1024
+
 #: How every kind of file becomes an array; printed in the notes of every dataset of files.
 RULES = ("EXIF orientation is applied; palette, CMYK and YCbCr become RGB; alpha is composited over white; 1-bit "
          "becomes 8-bit grey; 16-bit grey stays uint16 (16-bit colour is read as 8-bit); float stays float32; of an "
@@ -45,6 +49,8 @@ _UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4
             5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
             8: Image.Transpose.ROTATE_90}
 _GREY = ("1", "L", "LA", "La")
+#: A pipe is opened without waiting for somebody to write to it.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _DEPTHS = {"I": "uint16", "F": "float32"}
 
 
@@ -119,9 +125,13 @@ def read_header(payload: Payload, *, max_pixels: int = MAX_PIXELS) -> Header:
         height, width, channels = (*payload.shape, 1)[:3]
         return Header(height, width, channels, _array_dtype(payload.dtype))
     with _reasons(), _open(payload, max_pixels) as picture:
-        mode = picture.mode
-        dtype = "uint16" if mode.startswith("I;16") else _DEPTHS.get(mode, "uint8")
-        return Header(picture.height, picture.width, 1 if dtype != "uint8" or mode in _GREY else 3, dtype)
+        return _header(picture)
+
+
+def _header(picture: Image.Image) -> Header:
+    mode = picture.mode
+    dtype = "uint16" if mode.startswith("I;16") else _DEPTHS.get(mode, "uint8")
+    return Header(picture.height, picture.width, 1 if dtype != "uint8" or mode in _GREY else 3, dtype)
 
 
 def decode(payload: Payload, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -136,27 +146,34 @@ def decode(payload: Payload, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return _finite(image)
 
 
-def decode_square(payload: Payload, size: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_square(payload: Payload, size: int, *, max_pixels: int = MAX_PIXELS,
+                  like: Header | None = None) -> np.ndarray:
     """Central square of one image resized to ``size``, (C, S, S), by :data:`RULES`. Raises :class:`Unreadable`.
 
-    ``square(decode(payload), size)`` in fewer copies, but for a JPEG that is decoded at a reduced size.
+    ``square(decode(payload), size)`` in fewer copies, but for a JPEG that is decoded at a reduced size. An image whose
+    header is not ``like``, where that is given, raises :class:`osteon.modalities.Unlike` before it is decoded.
     """
     if isinstance(payload, np.ndarray):
+        if like is not None and read_header(payload) != like:
+            raise Unlike
         return square(decode(payload), size)
-    with _reasons(), _open(payload, max_pixels) as picture:
+    with _reasons(), _open(payload, max_pixels, whole=like is not None) as picture:
+        if like is not None and _header(picture) != like:
+            raise Unlike
         if picture.format == "JPEG" and min(picture.size) > size:
             picture.draft(None, (GAP * size, GAP * size))  # type: ignore[arg-type]
         picture.load()
         upright = _upright(picture)
         if upright.mode not in ("L", "RGB") or upright.has_transparency_data:
             return square(_finite(_pixels(upright)), size)
-        side = min(upright.size)
-        left, top = (upright.width - side) // 2, (upright.height - side) // 2
-        small = upright.crop((left, top, left + side, top + side))
+        side, small = min(upright.size), upright
+        if side != max(upright.size):
+            left, top = (upright.width - side) // 2, (upright.height - side) // 2
+            small = upright.crop((left, top, left + side, top + side))
         if side != size:
             small = small.resize((size, size), Image.Resampling.BICUBIC)
-        values = np.asarray(small)
-        return np.ascontiguousarray(values[None] if values.ndim == 2 else values.transpose(2, 0, 1))
+        values = np.frombuffer(small.tobytes(), np.uint8).reshape(size, size, -1)
+        return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
 def _finite(image: np.ndarray) -> np.ndarray:
@@ -200,9 +217,9 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
     """The same picture in another integer depth: 8 to 16 bits by x257, 16 to 8 bits by /257, rounded."""
-    name = image.dtype.name
-    if name == dtype:
+    if image.dtype == dtype:
         return image
+    name = image.dtype.name
     if (name, dtype) == ("uint8", "uint16"):
         return image.astype(np.uint16) * np.uint16(257)
     if (name, dtype) == ("uint16", "uint8"):
@@ -216,17 +233,15 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _open(payload: bytes | Path, max_pixels: int) -> Image.Image:
+def _open(payload: bytes | Path, max_pixels: int, *, whole: bool = False) -> Image.Image:
+    """A picture whose header was read; ``whole``: all of a file that is not large is read at once."""
+    if isinstance(payload, Path):
+        payload = _contents(payload) if whole else _sound(payload, payload.stat())
     if isinstance(payload, bytes):
         if not payload:
             raise Unreadable("is empty (0 bytes)")
         picture = Image.open(io.BytesIO(payload), formats=_formats())
     else:
-        status = payload.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise Unreadable("is not a regular file")
-        if status.st_size == 0:
-            raise Unreadable("is empty (0 bytes)")
         picture = Image.open(payload, formats=_formats())
     if picture.width * picture.height > max_pixels:
         size = f"{picture.width} x {picture.height}"
@@ -234,6 +249,31 @@ def _open(payload: bytes | Path, max_pixels: int) -> Image.Image:
         raise Unreadable(f"claims {size} pixels, more than the limit of {max_pixels / 1e6:.0f} million "
                          "(a decompression bomb?)")
     return picture
+
+
+def _sound(path: Path, status: os.stat_result) -> Path:
+    """The path of a file that can be opened and read."""
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise Unreadable("is not a regular file")
+    if status.st_size == 0:
+        raise Unreadable("is empty (0 bytes)")
+    return path
+
+
+def _contents(path: Path) -> bytes | Path:
+    """All of a file, by the system's own calls: for little files half of what :meth:`Path.read_bytes` takes. The path
+    itself where it is large."""
+    handle = os.open(path, _READ)
+    try:
+        status = os.fstat(handle)
+        if _sound(path, status) and status.st_size > WHOLE:
+            return path
+        parts = [os.read(handle, status.st_size)]
+        while parts[-1] and sum(map(len, parts)) < status.st_size:
+            parts.append(os.read(handle, status.st_size))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
