@@ -49,7 +49,7 @@ dup: $(VENV)/.installed-dev  ## duplicated runs of lines
 	$(BIN)/python tools/duplication.py src
 
 pytest: $(VENV)/.installed-dev  ## every test
-	$(PYTEST) -n $(WORKERS) --dist loadfile
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 contracts: $(VENV)/.installed-dev  ## what every registered method must satisfy, the long form included
 	OSTEON_LONG_CONTRACTS=1 $(PYTEST) -n $(WORKERS) tests/contracts

@@ -131,6 +131,9 @@ def test_kept_bytes_by_hand():
         def forward(self, x):
             return self.layer(x.flatten(1)).square()  # keeps the input (16, 4) and the square's argument (16, 3)
 
+        def example(self, count):
+            return torch.zeros(count, 1, 2, 2)
+
     assert kept_bytes(Two()) == 4 * 16 * (4 + 3)
 
 
