@@ -104,7 +104,10 @@ def test_shell_and_python_have_the_same_names_and_defaults(verb, name, words):
     inspect.signature(real).bind(*recorder.args, **recorder.options)  # every option the shell gives is accepted
     for key, value in recorder.options.items():
         default = parameters[key].default
-        if default is inspect.Parameter.empty or key == "settings" or value in words:  # what the words gave
+        if default is inspect.Parameter.empty or key == "settings":
+            continue
+        if f"--{key}" in words:
+            assert value == words[words.index(f"--{key}") + 1], key
             continue
         shown = tuple(default) if isinstance(default, list | tuple) else default
         assert value == (str(default) if isinstance(default, Path) else shown), key

@@ -38,7 +38,7 @@ def test_cutmix_box_by_hand() -> None:
 def test_targets_follow_the_pixels(options: dict[str, float]) -> None:
     x, targets = batch()
     shares = []
-    for step in range(30):
+    for step in range(60):
         y, soft = Mix(**options)(x, targets, draws(step))
         assert torch.allclose(soft.sum(1), torch.ones(8))
         # The mean pixel is the mean class number under the mixed target.
@@ -48,7 +48,7 @@ def test_targets_follow_the_pixels(options: dict[str, float]) -> None:
             assert torch.allclose(y.std((1, 2, 3)), torch.zeros(8), atol=1e-5)
         else:
             assert set(y.unique().tolist()) <= set(range(8))
-    assert max(shares) - min(shares) >= 0.5
+    assert max(shares) - min(shares) > 0.5
 
 
 def test_off_is_the_identity_and_switch_chooses() -> None:
