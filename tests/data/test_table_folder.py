@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from osteon.core.errors import UsageError
+from osteon.core.errors import DataError, UsageError
+from osteon.data import open_source
 from osteon.data.mixture import open_mixed
 from osteon.data.table_folder import options_of, tables_of
 from osteon.parts.cells import NOTHING
@@ -32,6 +33,12 @@ def test_which_tables_there_are(folder):
     assert [file.rsplit(":", 1)[1] for file in tables_of(f"{folder}:train", "cells")] == ["train"] * 3
     (folder / "test").mkdir()
     assert tables_of(f"{folder}:test", "cells") == []
+
+
+def test_a_folder_of_tables_that_is_not_read_by_names_is_refused_with_the_way_to_do_it(folder):
+    with pytest.raises(DataError, match="no image") as error:
+        open_source(folder, cache=False)
+    assert "3 csv and tsv files" in error.value.fix and "names=cells" in error.value.fix
 
 
 def test_options_go_to_the_tables_that_have_the_columns(folder):

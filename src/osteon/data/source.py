@@ -242,7 +242,10 @@ def _list_folder(path: Path, source: str) -> Listing:
         return listing
     found = walk(path, frozenset((".parquet",)))
     if not found.files:
-        raise DataError("The folder holds no image and no parquet file.", where=source, fix=f"A source is {KINDS}.")
+        tables = walk(path, frozenset((".csv", ".tsv"))).files
+        raise DataError("The folder holds no image and no parquet file.", where=source, fix=f"A source is {KINDS}." + (
+            f" The folder's {len(tables)} csv and tsv files are sources by themselves; --set names=cells pre-trains on "
+            "all of them as tables." if tables else ""))
     made = list_parquet([path.joinpath(*parts) for parts, _, _ in found.files], source, path)
     return replace(made, skipped=found.skipped)
 
